@@ -1,0 +1,1 @@
+"""The Redis micro-batcher: lanes, records, scripts, policy, flusher and the wire format."""

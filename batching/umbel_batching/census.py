@@ -1,0 +1,153 @@
+"""Reading lanes and jobs for people: what waits, what runs, and the story of one job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import redis
+
+from umbel_batching.keys import lane_keys, shared_keys, workers_key
+from umbel_batching.lanes import split_name
+from umbel_batching.record import Failure, Record, State
+
+
+class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One lane at one moment; counters run from the lane's first job.
+
+    Attributes:
+        waiting: jobs in the lane.
+        waiting_bytes: bytes of their records.
+        running: batches under a lease.
+        oldest_ms: milliseconds the oldest job has waited; 0 for an empty lane.
+        rate: jobs settled per second, as last measured.
+        slots: batches that the workers of its queue can run side by side; 0: no worker.
+    """
+
+    lane: str
+    model: str
+    version: str
+    queue: str
+    waiting: int
+    waiting_bytes: int
+    running: int
+    oldest_ms: int
+    submitted: int
+    succeeded: int
+    failed: int
+    expired: int
+    cancelled: int
+    batches: int
+    leases_lost: int
+    rate: float
+    slots: int
+    max_batch_size: int
+    max_wait_ms: int
+
+
+class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The story of one job; times in ms since 1970, durations in ms, ``None`` where unknown yet."""
+
+    id: str
+    model: str
+    version: str
+    state: str
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    batch_id: str | None
+    batch_size: int | None
+    flush_reason: str | None
+    wait_ms: int | None
+    compute_ms: float | None
+    attempts: int
+    worker: str | None
+    error: str | None
+    metadata: dict[str, Any]
+
+
+def lane_statuses(client: redis.Redis, namespace: str) -> list[LaneStatus]:
+    """The status of every lane of ``namespace``, by name."""
+    slots = client.hgetall(shared_keys(namespace).lanes)
+    seconds, micros = client.time()
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    return sorted(
+        (
+            _lane_status(client, namespace, slot.decode(), name.decode(), now_ms)
+            for slot, name in slots.items()
+        ),
+        key=lambda status: status.lane,
+    )
+
+
+def _lane_status(
+    client: redis.Redis, namespace: str, slot: str, name: str, now_ms: int
+) -> LaneStatus:
+    keys = lane_keys(namespace, slot)
+    pipe = client.pipeline(transaction=False)
+    pipe.hgetall(keys.lane).zcard(keys.waiting).zcard(keys.leases)
+    pipe.zrange(keys.waiting, 0, 0, withscores=True)
+    fields, waiting, running, first = pipe.execute()
+    values = {key.decode(): value.decode() for key, value in fields.items()}
+    queue = values.get("queue", "")
+    workers = client.zrangebyscore(workers_key(namespace, queue), now_ms, "+inf")
+    model, version = split_name(name)
+    counters = ("submitted", "succeeded", "failed", "expired", "cancelled", "batches")
+    return LaneStatus(
+        lane=name,
+        model=model,
+        version=version,
+        queue=queue,
+        waiting=waiting,
+        waiting_bytes=int(values.get("bytes", 0)),
+        running=running,
+        oldest_ms=max(0, now_ms - int(first[0][1])) if first else 0,
+        rate=float(values.get("rate", 0)),
+        slots=sum(int(member.rpartition(b"|")[2]) for member in workers),
+        leases_lost=int(values.get("leases_lost", 0)),
+        max_batch_size=int(values.get("max_batch_size", 0)),
+        max_wait_ms=int(values.get("max_wait_ms", 0)),
+        **{counter: int(values.get(counter, 0)) for counter in counters},
+    )
+
+
+def job_info(job_id: str, lane: str, record: Record, batch: Mapping[bytes, bytes]) -> JobInfo:
+    """Tells the story of a job from its record and the hash of its last batch.
+
+    Args:
+        job_id: the job.
+        lane: name of its lane.
+        record: its record, with its body if it is terminal.
+        batch: the hash of its batch; empty when it has none.
+    """
+    model, version = split_name(lane)
+    known = {key.decode(): value.decode() for key, value in batch.items()}
+    started = int(known["started"]) if "started" in known else None
+    compute_us = known.get("compute_us")
+    finished = record.finished_ms or (int(known.get("settled", 0)) if record.state.terminal else 0)
+    return JobInfo(
+        id=job_id,
+        model=model,
+        version=version,
+        state=record.state.value,
+        created_at=record.created_ms,
+        started_at=started,
+        finished_at=finished or None,
+        batch_id=record.batch or None,
+        batch_size=int(known["size"]) if "size" in known else None,
+        flush_reason=known.get("reason"),
+        wait_ms=max(0, started - record.created_ms) if started is not None else None,
+        compute_ms=int(compute_us) / 1000 if compute_us is not None else None,
+        attempts=record.attempts,
+        worker=known.get("worker"),
+        error=_error_text(record),
+        metadata=record.metadata,
+    )
+
+
+def _error_text(record: Record) -> str | None:
+    if record.state is not State.FAILED or not record.body:
+        return None
+    failure = msgspec.msgpack.decode(record.body, type=Failure)
+    return f"{failure.kind}: {failure.message}"

@@ -1,0 +1,180 @@
+"""The flusher: finds lanes that are full or have waited long enough, and wakes workers for them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+from redis.exceptions import RedisError
+
+from umbel_batching.calls import Calls, Flush
+from umbel_batching.keys import shared_keys, workers_key
+from umbel_batching.lanes import new_uid
+from umbel_batching.scripts import Runner
+
+log = logging.getLogger("umbel.flusher")
+
+#: Longest sleep of a flusher; bounds the delay when the one that was woken dies at once.
+MAX_BLOCK_S = 1.0
+#: Lanes looked at in one turn, drains sent for one lane in one turn, batches reaped in one call.
+_LANES, _TOKENS, _BATCHES = 64, 32, 32
+#: Milliseconds after which a hint that no worker answered is sent again.
+PATIENCE_MS = 2_000
+#: Seconds between two looks at all lanes, for those that fell off the list.
+_SWEEP_S = 5.0
+_WORKERS_FRESH_S = 1.0
+_RECONNECT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A wake-up for a worker: a hint that ``lane`` has work. It carries no data.
+
+    Attributes:
+        lane: name of the lane.
+        queue: the Celery queue whose workers serve it.
+        token: name of the drain; a worker claims in its name.
+    """
+
+    lane: str
+    queue: str
+    token: str
+
+
+class Flusher:
+    """Watches all lanes of a namespace and hands wake-ups to ``dispatch``.
+
+    It holds no state that matters: run as many as you like, anywhere, and stop them at any time.
+    Every decision is one script, so two flushers never send twice for the same jobs.
+
+    Args:
+        client: a Redis client made for blocking reads, for this flusher alone.
+        namespace: prefix of every key.
+        dispatch: brings a wake-up to a worker; may raise, the wake-up is then sent again later.
+        max_attempts: times a job may be lost with its worker before it fails.
+        result_ttl_s: seconds that such a failure stays readable.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        namespace: str,
+        dispatch: Callable[[Drain], None],
+        *,
+        max_attempts: int = 3,
+        result_ttl_s: int = 3600,
+    ) -> None:
+        self._client = client
+        self._namespace = namespace
+        self._dispatch = dispatch
+        self._max_attempts = max_attempts
+        self._result_ttl_s = result_ttl_s
+        self._calls = Calls(namespace)
+        self._runner = Runner(client)
+        self._keys = shared_keys(namespace)
+        self._stop = threading.Event()
+        self._next_sweep = 0.0
+        self._queues: dict[str, str] = {}
+        self._slots: dict[str, tuple[float, int]] = {}
+
+    def run(self) -> None:
+        """Works until ``stop`` is called; survives a Redis that goes away and comes back."""
+        while not self._stop.is_set():
+            try:
+                self.turn()
+            except RedisError as error:
+                log.warning(
+                    "flusher: Redis does not answer (%s); trying again", type(error).__name__
+                )
+                self._stop.wait(_RECONNECT_S * random.uniform(0.5, 1.5))  # noqa: S311  (jitter)
+
+    def stop(self) -> None:
+        """Ends ``run`` within its longest sleep; may be called from a signal handler."""
+        self._stop.set()
+
+    def turn(self) -> int:
+        """Looks at the lanes that are due, or sleeps until the next one is.
+
+        Returns:
+            Drains handed to ``dispatch``.
+        """
+        self._sweep_if_due()
+        due = self._runner.run(self._calls.due(_LANES))
+        if not due.slots:
+            wait_s = (due.next_ms - due.now_ms) / 1000 if due.next_ms else MAX_BLOCK_S
+            self._client.bzpopmin(self._keys.signal, timeout=max(0.001, min(wait_s, MAX_BLOCK_S)))
+            return 0
+        return sum(self._flush(slot, due.now_ms) for slot in due.slots)
+
+    def sweep(self, *, now: bool = False) -> int:
+        """Puts every lane with work back on the list; a lane can only fall off if Redis lost data.
+
+        Args:
+            now: have all of them looked at at once, as after the start of a worker.
+
+        Returns:
+            Lanes with work.
+        """
+        slots = [slot.decode() for slot in self._client.hkeys(self._keys.lanes)]
+        return sum(self._runner.run(self._calls.rearm(slot, now=now)) for slot in slots)
+
+    def _sweep_if_due(self) -> None:
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + _SWEEP_S * random.uniform(0.8, 1.2)  # noqa: S311
+            self.sweep()
+
+    def _flush(self, slot: str, now_ms: int) -> int:
+        tokens = [new_uid() for _ in range(_TOKENS)]
+        flush = self._ask(slot, now_ms, tokens)
+        if flush.expired:
+            self._reap(slot, flush.lane)
+            flush = self._ask(slot, now_ms, tokens)
+        for token in tokens[: flush.sent]:
+            self._send(Drain(flush.lane, flush.queue, token))
+        return flush.sent
+
+    def _ask(self, slot: str, now_ms: int, tokens: list[str]) -> Flush:
+        """Runs the flush script with the slots of the lane's queue, which it tells us itself."""
+        slots = self._slots_of(self._queues.get(slot), now_ms)
+        call = self._calls.flush(slot, slots=slots, patience_ms=PATIENCE_MS, tokens=tokens[:slots])
+        flush = self._runner.run(call)
+        self._queues[slot] = flush.queue
+        return flush
+
+    def _slots_of(self, queue: str | None, now_ms: int) -> int:
+        """Batches that the workers of ``queue`` run side by side; 1 while none is known."""
+        if not queue:
+            return 1
+        read_at, slots = self._slots.get(queue, (0.0, 1))
+        if time.monotonic() - read_at > _WORKERS_FRESH_S:
+            key = workers_key(self._namespace, queue)
+            members = self._client.zrangebyscore(key, now_ms, "+inf")
+            slots = max(1, sum(int(member.rpartition(b"|")[2]) for member in members))
+            self._slots[queue] = (time.monotonic(), slots)
+        return slots
+
+    def _reap(self, slot: str, lane: str) -> None:
+        reaped = self._runner.run(
+            self._calls.reap(
+                slot,
+                limit=_BATCHES,
+                max_attempts=self._max_attempts,
+                ttl_s=self._result_ttl_s,
+            )
+        )
+        if reaped.batches:
+            log.warning(
+                "lane %s: took back %d batches of silent workers; %d jobs wait again, %d failed",
+                *(lane, reaped.batches, reaped.again, reaped.failed),
+            )
+
+    def _send(self, drain: Drain) -> None:
+        try:
+            self._dispatch(drain)
+        except Exception as error:  # noqa: BLE001  (whatever the broker raises, the hint is sent again)
+            log.warning("lane %s: wake-up not sent (%s); trying again", drain.lane, error)

@@ -1,0 +1,80 @@
+"""Lanes and ids: which jobs may share a batch, and how a job's id leads back to its lane."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from uuid_utils import uuid7
+
+from umbel_batching.policy import BatchPolicy
+from umbel_config.errors import JobNotFound
+
+#: Length of a slot, the short hash that names a lane in its keys and in its jobs' ids.
+SLOT_LENGTH = 8
+#: Length of a job's uid inside its lane: a UUIDv7 in hexadecimal.
+UID_LENGTH = 32
+_ID_LENGTH = SLOT_LENGTH + 1 + UID_LENGTH
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """The waiting line of the jobs that may share a batch: those of one model version.
+
+    Attributes:
+        model: name of the model.
+        version: its version.
+        queue: the Celery queue whose workers serve the lane.
+        policy: how its jobs are gathered, used when the lane is seen for the first time.
+    """
+
+    model: str
+    version: str
+    queue: str = "umbel"
+    policy: BatchPolicy = field(default_factory=BatchPolicy)
+
+    @property
+    def name(self) -> str:
+        """The lane's name as people see it, for example ``digits@3``."""
+        return f"{self.model}@{self.version}"
+
+    @property
+    def slot(self) -> str:
+        """The lane's slot: the hash tag of all its keys and the first part of its jobs' ids."""
+        return slot_of(self.name)
+
+
+@lru_cache(maxsize=4096)
+def slot_of(name: str) -> str:
+    """The slot of the lane ``name``: eight characters of base32 over its BLAKE2s hash."""
+    digest = hashlib.blake2s(name.encode(), digest_size=5).digest()
+    return base64.b32encode(digest).decode().lower()
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Model and version of the lane ``name``."""
+    model, _, version = name.rpartition("@")
+    return model, version
+
+
+def new_uid() -> str:
+    """A new UUIDv7 (RFC 9562) as 32 hexadecimal digits; later ones sort after earlier ones."""
+    return uuid7().hex
+
+
+def split_id(job_id: str) -> tuple[str, str]:
+    """Slot and uid of a job's id.
+
+    Raises:
+        JobNotFound: the text is no id of a job.
+    """
+    slot, dash, uid = job_id[:SLOT_LENGTH], job_id[SLOT_LENGTH:][:1], job_id[SLOT_LENGTH + 1 :]
+    if len(job_id) != _ID_LENGTH or dash != "-" or not slot.isalnum() or not _HEX.issuperset(uid):
+        raise JobNotFound(
+            f"{job_id[:64]!r} is no job id; ids look like 'k3f9x2ab-0193…', {_ID_LENGTH} long.",
+            job_id=job_id[:64],
+        )
+    return slot, uid

@@ -1,0 +1,55 @@
+-- Decides how many drains a lane needs now, notes them as sent, and sets when to look again.
+-- KEYS: lane, waiting, leases, sent, drains, wake, lanes
+-- ARGV: slot, worker slots that serve the queue, ms after which a hint counts as lost, drain tokens
+-- Returns {number of tokens used, leases that ran out, name, queue}. Running it twice, or in two
+-- flushers at once, sends nothing twice: what was sent is counted.
+local lane, waiting, leases, sent, drains, wake, lanes =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local slot, slots, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local FIRST = 4
+local now = now_ms()
+
+local unanswered = redis.call('ZREMRANGEBYSCORE', sent, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', drains, '-inf', now)
+local known = redis.call('HMGET', lane, 'name', 'queue', 'max_batch_size', 'max_wait_ms', 'slots', 'unanswered')
+if not known[1] then
+  redis.call('ZREM', wake, slot)
+  return {0, 0, '', ''}
+end
+if known[5] ~= ARGV[2] then redis.call('HSET', lane, 'slots', ARGV[2]) end
+
+local depth = redis.call('ZCARD', waiting)
+local size, wait = tonumber(known[3]), tonumber(known[4])
+local pending, running = redis.call('ZCARD', sent), redis.call('ZCARD', drains)
+local oldest = depth > 0 and score_of_first(waiting) or now
+local wanted = 0
+if depth >= size or depth > 0 and now - oldest >= wait then
+  wanted = math.min(math.max(1, math.floor(depth / size)) - pending, slots - pending - running,
+    #ARGV - FIRST + 1)
+  wanted = math.max(0, wanted)
+end
+
+-- A hint that nobody answers is sent again, ever more patiently: the workers may all be busy.
+local missed = tonumber(known[6] or 0)
+if unanswered > 0 and running == 0 then missed = math.min(missed + 1, 5)
+elseif running > 0 then missed = 0 end
+if missed ~= tonumber(known[6] or 0) then redis.call('HSET', lane, 'unanswered', missed) end
+for at = FIRST, FIRST + wanted - 1 do
+  redis.call('ZADD', sent, now + patience * 2 ^ missed, ARGV[at])
+end
+
+local next_look
+local function no_later_than(time)
+  if time and (not next_look or time < next_look) then next_look = time end
+end
+no_later_than(score_of_first(leases))
+no_later_than(score_of_first(sent))
+no_later_than(score_of_first(drains))
+if depth > 0 and depth < size and now - oldest < wait then no_later_than(oldest + wait) end
+if depth > 0 then no_later_than(now + patience) end
+if next_look then
+  redis.call('ZADD', wake, next_look, slot)
+else
+  redis.call('ZREM', wake, slot)
+end
+return {wanted, redis.call('ZCOUNT', leases, '-inf', now), known[1], known[2]}

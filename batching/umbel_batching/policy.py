@@ -1,0 +1,23 @@
+"""How jobs of one lane are gathered: batch size, wait, and the lane's bounds."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class BatchPolicy(BaseModel):
+    """The batching policy of a model, the ``batching:`` section of ``model.yaml``.
+
+    Attributes:
+        max_batch_size: most jobs that one forward runs together.
+        max_wait_ms: longest time a job waits for neighbours, counted from its arrival.
+        max_queue: most jobs that may wait in the lane; one more is refused with ``LaneFull``.
+        max_queue_bytes: most bytes of records that may wait in the lane.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_batch_size: int = Field(64, ge=1, le=4096)
+    max_wait_ms: int = Field(5, ge=0, le=3_600_000)
+    max_queue: int = Field(100_000, ge=1)
+    max_queue_bytes: int = Field(2**30, ge=1)

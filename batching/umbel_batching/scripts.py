@@ -1,0 +1,107 @@
+"""Running the Lua scripts: one atomic step each, sent by hash, safe to send again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Generic, TypeVar
+
+import redis
+import redis.asyncio
+from redis.exceptions import NoScriptError
+
+from umbel_batching.record import lua_layout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One run of a script: its keys and arguments, and how to read its reply.
+
+    ``calls.py`` makes them, a runner runs them; so sync and async code share every detail.
+    """
+
+    script: str
+    keys: Sequence[str]
+    args: Sequence[Any]
+    parse: Callable[[Any], T]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    text: str
+    sha: str
+
+
+@cache
+def source(name: str) -> _Source:
+    """The text of ``lua/<name>.lua`` behind the shared prelude, and its SHA-1."""
+    folder = resources.files("umbel_batching") / "lua"
+    prelude = (folder / "_prelude.lua").read_text("utf-8")
+    text = lua_layout() + prelude + (folder / f"{name}.lua").read_text("utf-8")
+    return _Source(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class Runner:
+    """Runs calls over a blocking Redis client.
+
+    Args:
+        client: from ``umbel_config.connect``; its replies must be bytes.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def run(self, call: Call[T]) -> T:
+        """Runs one call and returns its parsed reply."""
+        return call.parse(self._reply(call))
+
+    def run_together(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Runs several calls in order, in one round trip; each is atomic by itself."""
+        pipe = self.client.pipeline(transaction=False)
+        for call in calls:
+            pipe.evalsha(source(call.script).sha, len(call.keys), *call.keys, *call.args)
+        replies = pipe.execute(raise_on_error=False)
+        return [
+            call.parse(self._settle(call, reply))
+            for call, reply in zip(calls, replies, strict=True)
+        ]
+
+    def _settle(self, call: Call[Any], reply: Any) -> Any:
+        if isinstance(reply, NoScriptError):
+            return self._reply(call)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _reply(self, call: Call[Any]) -> Any:
+        script = source(call.script)
+        try:
+            return self.client.evalsha(script.sha, len(call.keys), *call.keys, *call.args)
+        except NoScriptError:
+            return self.client.eval(script.text, len(call.keys), *call.keys, *call.args)
+
+
+class AsyncRunner:
+    """Runs calls over an asyncio Redis client.
+
+    Args:
+        client: from ``umbel_config.connect``; its replies must be bytes.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self.client = client
+
+    async def run(self, call: Call[T]) -> T:
+        """Runs one call and returns its parsed reply."""
+        script = source(call.script)
+        arguments = (len(call.keys), *call.keys, *call.args)
+        try:
+            reply = await self.client.evalsha(script.sha, *arguments)
+        except NoScriptError:
+            reply = await self.client.eval(script.text, *arguments)
+        return call.parse(reply)

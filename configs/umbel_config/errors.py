@@ -1,0 +1,157 @@
+"""The one tree of errors that umbel raises on purpose.
+
+Each error says what happened and what to do, and knows whether trying again can help::
+
+    UmbelError
+    ├── ConfigError                 a setting is wrong or contradicts another
+    ├── InvalidInput                the input does not fit the model's signature
+    │   ├── PayloadTooLarge         it fits, but is over the size limit
+    │   └── MalformedPayload        these bytes are no value in umbel's wire format
+    ├── ModelError                  something about a model or its artifact
+    │   ├── ModelNotFound           no model of that name is registered
+    │   ├── VersionNotFound         the model has no such version or alias
+    │   ├── VersionExists           versions are immutable; this one is taken
+    │   ├── ModelFolderInvalid      the folder does not describe a loadable model
+    │   ├── ArtifactTampered        a file differs from its recorded SHA-256
+    │   └── ModelLoadFailed         the artifact cannot be loaded or run here
+    ├── JobError                    the outcome of one job
+    │   ├── JobNotFound             no job of that id, or its result has expired
+    │   ├── JobFailed               the model or its worker failed on this job
+    │   ├── JobExpired              the job's timeout passed before it was computed
+    │   ├── JobCancelled            the job was cancelled
+    │   └── ResultTimeout           the caller stopped waiting; the job goes on
+    ├── LaneFull                    too many jobs wait; carries ``retry_after``
+    └── StoreUnavailable            Redis cannot be reached
+        ├── StoreRefused            Redis refuses this client (password, permission)
+        └── StoreUnsuitable         Redis is too old or out of memory
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UmbelError(Exception):
+    """Root of all errors that umbel raises on purpose.
+
+    Attributes:
+        retryable: whether the same call may succeed later without being changed.
+    """
+
+    retryable: ClassVar[bool] = False
+
+
+class ConfigError(UmbelError):
+    """A setting is wrong, unknown, or contradicts another one."""
+
+
+class InvalidInput(UmbelError):
+    """The input does not fit the model's signature; nothing was queued."""
+
+
+class PayloadTooLarge(InvalidInput):
+    """The encoded input is over ``max_payload_bytes``; nothing was queued."""
+
+
+class MalformedPayload(InvalidInput):
+    """The bytes are no value in umbel's wire format, or carry a type that it refuses."""
+
+
+class ModelError(UmbelError):
+    """Something is wrong with a model or its artifact."""
+
+
+class ModelNotFound(ModelError):
+    """No model of that name is registered."""
+
+
+class VersionNotFound(ModelError):
+    """The model exists, but not in that version."""
+
+
+class VersionExists(ModelError):
+    """Versions are immutable, and this one is already taken by other content."""
+
+
+class ModelFolderInvalid(ModelError):
+    """The folder does not describe a model that umbel can load."""
+
+
+class ArtifactTampered(ModelError):
+    """A file of the artifact differs from the SHA-256 recorded when it was pushed."""
+
+
+class ModelLoadFailed(ModelError):
+    """The artifact is intact but cannot be loaded or run on this machine."""
+
+
+class JobError(UmbelError):
+    """Root of the outcomes of one job; ``job_id`` names it."""
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobNotFound(JobError):
+    """No job has that id: it never existed, or its result has expired."""
+
+
+class JobFailed(JobError):
+    """The model, or the worker that ran it, failed on this job.
+
+    Attributes:
+        kind: the class name of the error raised in the worker, for example ``ValueError``.
+    """
+
+    def __init__(self, message: str, *, job_id: str | None = None, kind: str = "Error") -> None:
+        super().__init__(message, job_id=job_id)
+        self.kind = kind
+
+
+class JobExpired(JobError):
+    """The job's timeout passed before it was computed."""
+
+
+class JobCancelled(JobError):
+    """The job was cancelled before it had a result."""
+
+
+class ResultTimeout(JobError, TimeoutError):
+    """The caller stopped waiting; the job itself goes on and can be asked for again."""
+
+    retryable = True
+
+
+class LaneFull(UmbelError):
+    """The lane holds as many jobs or bytes as its policy allows; nothing was queued.
+
+    Attributes:
+        retry_after: seconds after which a place is expected to be free.
+        accepted: how many jobs of the same call got in before the lane was full.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float, accepted: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.accepted = accepted
+
+
+class StoreUnavailable(UmbelError):
+    """Redis cannot be reached, or went away in the middle of a call."""
+
+    retryable = True
+
+
+class StoreRefused(StoreUnavailable):
+    """Redis answered, but refuses this client: wrong password or missing permission."""
+
+    retryable = False
+
+
+class StoreUnsuitable(StoreUnavailable):
+    """Redis answered, but cannot serve umbel: too old, read-only or out of memory."""
+
+    retryable = False
