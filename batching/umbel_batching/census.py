@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import redis
@@ -67,18 +67,32 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any]
 
 
+def lane_names(client: redis.Redis, namespace: str) -> dict[str, str]:
+    """The names of all lanes of ``namespace``, by slot."""
+    raw = cast("dict[bytes, bytes]", client.hgetall(shared_keys(namespace).lanes))
+    return {slot.decode(): name.decode() for slot, name in raw.items()}
+
+
+def worker_slots(client: redis.Redis, namespace: str, queue: str, now_ms: int) -> int:
+    """Batches that the live workers of ``queue`` can run side by side; 0 when there is none.
+
+    Args:
+        client: any client of the same Redis.
+        namespace: prefix of every key.
+        queue: the Celery queue.
+        now_ms: the server's time.
+    """
+    key = workers_key(namespace, queue)
+    members = cast("list[bytes]", client.zrangebyscore(key, now_ms, "+inf"))
+    return sum([int(member.rpartition(b"|")[2]) for member in members])
+
+
 def lane_statuses(client: redis.Redis, namespace: str) -> list[LaneStatus]:
     """The status of every lane of ``namespace``, by name."""
-    slots = client.hgetall(shared_keys(namespace).lanes)
     seconds, micros = client.time()
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
-    return sorted(
-        (
-            _lane_status(client, namespace, slot.decode(), name.decode(), now_ms)
-            for slot, name in slots.items()
-        ),
-        key=lambda status: status.lane,
-    )
+    now_ms = seconds * 1000 + micros // 1000
+    names = sorted(lane_names(client, namespace).items(), key=lambda item: item[1])
+    return [_lane_status(client, namespace, slot, name, now_ms) for slot, name in names]
 
 
 def _lane_status(
@@ -86,12 +100,13 @@ def _lane_status(
 ) -> LaneStatus:
     keys = lane_keys(namespace, slot)
     pipe = client.pipeline(transaction=False)
-    pipe.hgetall(keys.lane).zcard(keys.waiting).zcard(keys.leases)
+    pipe.hgetall(keys.lane)
+    pipe.zcard(keys.waiting)
+    pipe.zcard(keys.leases)
     pipe.zrange(keys.waiting, 0, 0, withscores=True)
     fields, waiting, running, first = pipe.execute()
     values = {key.decode(): value.decode() for key, value in fields.items()}
     queue = values.get("queue", "")
-    workers = client.zrangebyscore(workers_key(namespace, queue), now_ms, "+inf")
     model, version = split_name(name)
     counters = ("submitted", "succeeded", "failed", "expired", "cancelled", "batches")
     return LaneStatus(
@@ -104,7 +119,7 @@ def _lane_status(
         running=running,
         oldest_ms=max(0, now_ms - int(first[0][1])) if first else 0,
         rate=float(values.get("rate", 0)),
-        slots=sum(int(member.rpartition(b"|")[2]) for member in workers),
+        slots=worker_slots(client, namespace, queue, now_ms),
         leases_lost=int(values.get("leases_lost", 0)),
         max_batch_size=int(values.get("max_batch_size", 0)),
         max_wait_ms=int(values.get("max_wait_ms", 0)),

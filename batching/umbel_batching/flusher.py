@@ -13,7 +13,8 @@ import redis
 from redis.exceptions import RedisError
 
 from umbel_batching.calls import Calls, Flush
-from umbel_batching.keys import shared_keys, workers_key
+from umbel_batching.census import lane_names, worker_slots
+from umbel_batching.keys import shared_keys
 from umbel_batching.lanes import new_uid
 from umbel_batching.scripts import Runner
 
@@ -120,8 +121,8 @@ class Flusher:
         Returns:
             Lanes with work.
         """
-        slots = [slot.decode() for slot in self._client.hkeys(self._keys.lanes)]
-        return sum(self._runner.run(self._calls.rearm(slot, now=now)) for slot in slots)
+        slots = lane_names(self._client, self._namespace)
+        return [self._runner.run(self._calls.rearm(slot, now=now)) for slot in slots].count(True)
 
     def _sweep_if_due(self) -> None:
         if time.monotonic() >= self._next_sweep:
@@ -152,9 +153,7 @@ class Flusher:
             return 1
         read_at, slots = self._slots.get(queue, (0.0, 1))
         if time.monotonic() - read_at > _WORKERS_FRESH_S:
-            key = workers_key(self._namespace, queue)
-            members = self._client.zrangebyscore(key, now_ms, "+inf")
-            slots = max(1, sum(int(member.rpartition(b"|")[2]) for member in members))
+            slots = max(1, worker_slots(self._client, self._namespace, queue, now_ms))
             self._slots[queue] = (time.monotonic(), slots)
         return slots
 

@@ -24,17 +24,8 @@ Array = NDArray[Any]
 
 #: MessagePack extension type of an array.
 ARRAY_EXT = 1
-_DTYPE_NAMES = [
-    "bool",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-] + ["float16", "float32", "float64", "complex64", "complex128"]
+_INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+_DTYPE_NAMES = ["bool", *_INTEGERS, "float16", "float32", "float64", "complex64", "complex128"]
 _DTYPES = {name: np.dtype(name).newbyteorder("<") for name in _DTYPE_NAMES}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_RANK = 32
