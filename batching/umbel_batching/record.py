@@ -21,7 +21,7 @@ meta       7      length of the meta part in bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -166,7 +166,7 @@ def tail(reply: str, meta: bytes) -> bytes:
     return f"{reply}{len(meta):0{FIELDS['meta']}d}".encode() + meta
 
 
-def encode_meta(metadata: dict[str, Any] | None) -> bytes:
+def encode_meta(metadata: Mapping[str, Any] | None) -> bytes:
     """Encodes the metadata of a job.
 
     Raises:

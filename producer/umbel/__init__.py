@@ -1,0 +1,64 @@
+"""umbel: submit single inference jobs; they run in batches and lose nothing on the way.
+
+Example::
+
+    from umbel import Client
+
+    client = Client()
+    job = client.submit("digits", pixels)
+    print(job.result(timeout=5))
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _version
+
+from umbel._aio import AsyncClient
+from umbel._aio_job import AsyncJob
+from umbel._client import Client
+from umbel._job import Job
+from umbel_batching.census import JobInfo
+from umbel_batching.record import State
+from umbel_config.errors import (
+    ConfigError,
+    InvalidInput,
+    JobCancelled,
+    JobExpired,
+    JobFailed,
+    JobNotFound,
+    LaneFull,
+    ModelNotFound,
+    PayloadTooLarge,
+    ResultTimeout,
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnsuitable,
+    UmbelError,
+    VersionNotFound,
+)
+
+__version__ = _version("umbel")
+
+__all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "Client",
+    "ConfigError",
+    "InvalidInput",
+    "Job",
+    "JobCancelled",
+    "JobExpired",
+    "JobFailed",
+    "JobInfo",
+    "JobNotFound",
+    "LaneFull",
+    "ModelNotFound",
+    "PayloadTooLarge",
+    "ResultTimeout",
+    "State",
+    "StoreRefused",
+    "StoreUnavailable",
+    "StoreUnsuitable",
+    "UmbelError",
+    "VersionNotFound",
+]

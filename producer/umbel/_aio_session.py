@@ -1,0 +1,185 @@
+"""One asyncio client's link to the store: connections, inbox, listening task and reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from umbel._inbox import Inbox, Waiting
+from umbel._models import TargetCache, find_async
+from umbel._outcome import not_found, outcome_in
+from umbel._prepare import Target
+from umbel_batching import record
+from umbel_batching.calls import Calls, NewJob
+from umbel_batching.census import JobInfo, job_info
+from umbel_batching.keys import lane_keys, reply_channel
+from umbel_batching.lanes import split_id
+from umbel_batching.record import State
+from umbel_batching.scripts import AsyncRunner
+from umbel_config.connect import address_of, check_server_async, connect_async, translate_errors
+from umbel_config.embedded import find_store
+from umbel_config.settings import Settings
+
+log = logging.getLogger("umbel.client")
+#: Submits on their way at the same time; more would only open more connections.
+_CONCURRENT = 16
+_POLLED = 256
+_READ_S = 1.0
+_RECONNECT_S = 0.2
+
+
+class AsyncSession:
+    """Everything an ``AsyncClient`` does with the store; it belongs to one event loop.
+
+    Args:
+        settings: which Redis, and how.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.inbox = Inbox()
+        self._settings = settings
+        self._calls = Calls(settings.namespace)
+        self._targets = TargetCache()
+        self._translated = translate_errors("")
+        self._runner: AsyncRunner | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._places = asyncio.Semaphore(_CONCURRENT)
+
+    async def target(self, model: str, version: str | None) -> Target:
+        """The target that a name and version mean now."""
+        target = self._targets.get(model, version)
+        if target is not None:
+            return target
+        runner = await self._connected()
+        async with self._places:
+            with self._translated:
+                return await find_async(
+                    runner.client, self._settings.namespace, self._targets, model, version
+                )
+
+    async def listen(self) -> None:
+        """Starts the task that receives pushed outcomes, unless it runs."""
+        if self._listening is not None:
+            return
+        runner = await self._connected()
+        async with self._starting:
+            if self._listening is None:
+                client = connect_async(self._settings, purpose="pubsub")
+                pubsub = client.pubsub(ignore_subscribe_messages=True)
+                with self._translated:
+                    await pubsub.subscribe(
+                        reply_channel(self._settings.namespace, self.inbox.reply)
+                    )
+                    await pubsub.get_message(timeout=_READ_S)
+                self._listening = asyncio.create_task(self._listen(client, pubsub, runner))
+
+    async def submit(self, target: Target, jobs: Sequence[NewJob]) -> None:
+        """Puts jobs into the lane of ``target``: all, or none."""
+        await self._run(self._calls.submit(target.lane, jobs))
+
+    async def poll(self, jobs: Sequence[Waiting]) -> None:
+        """Reads the outcomes of those of ``jobs`` that are terminal into the inbox."""
+        by_slot: dict[str, list[Waiting]] = defaultdict(list)
+        for job in jobs:
+            by_slot[split_id(job.id)[0]].append(job)
+        for slot, some in by_slot.items():
+            for at in range(0, len(some), _POLLED):
+                await self._poll(slot, some[at : at + _POLLED])
+
+    async def state(self, job_id: str) -> State:
+        """The state of a job; its payload does not travel."""
+        slot, uid = split_id(job_id)
+        state = (await self._run(self._calls.states(slot, [uid])))[0]
+        if state is None:
+            raise not_found(job_id)
+        return State(state)
+
+    async def cancel(self, job_id: str) -> bool:
+        """Cancels a job; returns whether this call did it."""
+        slot, uid = split_id(job_id)
+        call = self._calls.cancel(slot, uid, ttl_s=self._settings.result_ttl_s)
+        cancelled, found = await self._run(call)
+        if found is None:
+            raise not_found(job_id)
+        return bool(cancelled)
+
+    async def info(self, job_id: str) -> JobInfo:
+        """The story of a job."""
+        slot, uid = split_id(job_id)
+        keys = lane_keys(self._settings.namespace, slot)
+        raw = (await self._run(self._calls.outcomes(slot, [uid])))[0]
+        if not raw:
+            raise not_found(job_id)
+        parsed = record.parse(raw)
+        client: Any = (await self._connected()).client
+        with self._translated:
+            lane = await client.hget(keys.lane, "name") or b"?@?"
+            batch = await client.hgetall(keys.batch + parsed.batch) if parsed.batch else {}
+        return job_info(job_id, lane.decode(), parsed, batch)
+
+    async def aclose(self) -> None:
+        """Ends the listening task and closes all connections; jobs go on."""
+        if self._listening is not None:
+            self._listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._listening
+        if self._runner is not None:
+            await self._runner.client.aclose()
+        self._listening = self._runner = None
+
+    async def _poll(self, slot: str, jobs: Sequence[Waiting]) -> None:
+        records = await self._run(self._calls.outcomes(slot, [split_id(job.id)[1] for job in jobs]))
+        for job, raw in zip(jobs, records, strict=True):
+            if not raw and job.outcome is None:
+                raise not_found(job.id)
+            outcome = outcome_in(raw) if raw else None
+            if outcome is not None:
+                self.inbox.deliver(job, outcome)
+
+    async def _run(self, call: Any) -> Any:
+        runner = await self._connected()
+        async with self._places:
+            with self._translated:
+                return await runner.run(call)
+
+    async def _connected(self) -> AsyncRunner:
+        if self._runner is None:
+            async with self._starting:
+                if self._runner is None:
+                    self._settings = find_store(self._settings)
+                    client = connect_async(self._settings, client_name="umbel-client")
+                    self._translated = translate_errors(address_of(client))
+                    with self._translated:
+                        await check_server_async(client)
+                    self._runner = AsyncRunner(client)
+        return self._runner
+
+    async def _listen(self, client: redis.asyncio.Redis, pubsub: Any, runner: AsyncRunner) -> None:
+        try:
+            while True:
+                try:
+                    message = await pubsub.get_message(timeout=_READ_S)
+                    if message is not None:
+                        await self._receive(message["data"], runner)
+                except (RedisError, OSError) as error:
+                    log.info("listener reconnects after %s", type(error).__name__)
+                    await asyncio.sleep(_RECONNECT_S)
+        finally:
+            await pubsub.aclose()
+            await client.aclose()
+
+    async def _receive(self, message: bytes, runner: AsyncRunner) -> None:
+        for job_id in self.inbox.receive(message):
+            slot, uid = split_id(job_id)
+            raw = (await runner.run(self._calls.outcomes(slot, [uid])))[0]
+            outcome = outcome_in(raw) if raw else None
+            if outcome is not None:
+                self.inbox.deliver_to(job_id, outcome)

@@ -1,0 +1,104 @@
+"""The inbox of one client: which jobs it waits for, and where their outcomes are delivered."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from threading import Lock
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from umbel_batching.record import REPLY_WIDTH
+from umbel_batching.replies import Outcome, read
+
+
+class Waiting(Protocol):
+    """A job as the inbox sees it."""
+
+    id: str
+    outcome: Outcome | None
+    #: Called once, with the job, when its outcome is there; ``None`` while nobody waits.
+    on_done: list[Callable[[Any], None]] | None
+
+
+class Inbox:
+    """Jobs of one client that have no outcome yet, held weakly: a job nobody keeps is forgotten.
+
+    Attributes:
+        reply: id of the client; outcomes arrive on the channel that is named after it.
+    """
+
+    def __init__(self) -> None:
+        self.reply = secrets.token_hex(REPLY_WIDTH // 2)
+        self._lock = Lock()
+        self._jobs: WeakValueDictionary[str, Waiting] = WeakValueDictionary()
+
+    def expect(self, jobs: Iterable[Waiting]) -> None:
+        """Starts waiting for jobs; to be called before they are submitted."""
+        with self._lock:
+            for job in jobs:
+                self._jobs[job.id] = job
+
+    def forget(self, jobs: Iterable[Waiting]) -> None:
+        """Stops waiting for jobs that were not accepted."""
+        with self._lock:
+            for job in jobs:
+                self._jobs.pop(job.id, None)
+
+    def receive(self, message: bytes) -> list[str]:
+        """Delivers the outcomes in a message; returns the ids of jobs whose record must be read."""
+        outcomes, named = read(message)
+        done: list[Waiting] = []
+        with self._lock:
+            for job_id, outcome in outcomes:
+                job = self._jobs.pop(job_id, None)
+                if job is not None:
+                    job.outcome = outcome
+                    if job.on_done is not None:
+                        done.append(job)
+            wanted = [job_id for job_id in named if job_id in self._jobs]
+        _tell(done)
+        return wanted
+
+    def deliver(self, job: Waiting, outcome: Outcome) -> None:
+        """Delivers one outcome that was read from the store."""
+        with self._lock:
+            self._jobs.pop(job.id, None)
+            first = job.outcome is None
+            job.outcome = job.outcome or outcome
+        if first:
+            _tell([job])
+
+    def deliver_to(self, job_id: str, outcome: Outcome) -> None:
+        """Delivers one outcome by id, if somebody still holds the job."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+        if job is not None:
+            self.deliver(job, outcome)
+
+    def when_done(self, job: Waiting, call: Callable[[Any], None]) -> bool:
+        """Has ``call`` called with the job once its outcome is there.
+
+        Returns:
+            False, without calling, when the outcome is there already.
+        """
+        with self._lock:
+            if job.outcome is not None:
+                return False
+            if job.on_done is None:
+                job.on_done = []
+            job.on_done.append(call)
+            return True
+
+    def no_longer(self, job: Waiting, call: Callable[[Any], None]) -> None:
+        """Takes back ``when_done``."""
+        with self._lock:
+            if job.on_done is not None and call in job.on_done:
+                job.on_done.remove(call)
+
+
+def _tell(jobs: Iterable[Waiting]) -> None:
+    for job in jobs:
+        calls, job.on_done = job.on_done or (), None
+        for call in calls:
+            call(job)

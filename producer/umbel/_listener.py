@@ -1,0 +1,81 @@
+"""The listener of one client: a thread that receives pushed outcomes on one connection."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from itertools import groupby
+
+import redis
+from redis.exceptions import RedisError
+
+from umbel._inbox import Inbox
+from umbel._outcome import outcome_in
+from umbel_batching.calls import Calls
+from umbel_batching.keys import reply_channel
+from umbel_batching.lanes import split_id
+from umbel_batching.scripts import Runner
+
+log = logging.getLogger("umbel.client")
+_READ_S = 1.0
+_RECONNECT_S = 0.2
+
+
+class Listener:
+    """Receives pushed outcomes into an inbox until it is stopped.
+
+    A push that is lost with its connection is no harm: whoever waits also polls now and then.
+
+    Args:
+        client: a Redis client made for ``pubsub``, for this listener alone.
+        runner: runs reads of records on another connection.
+        calls: of the namespace.
+        inbox: where outcomes go.
+    """
+
+    def __init__(self, client: redis.Redis, runner: Runner, calls: Calls, inbox: Inbox) -> None:
+        self._client, self._runner, self._calls, self._inbox = client, runner, calls, inbox
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="umbel-listener", daemon=True)
+
+    def start(self) -> None:
+        """Subscribes, so that nothing submitted from now on is missed, and starts the thread.
+
+        Raises:
+            RedisError: the subscription failed.
+        """
+        self._pubsub.subscribe(reply_channel(self._calls.namespace, self._inbox.reply))
+        self._pubsub.get_message(timeout=_READ_S)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread within its longest read, and closes the connection then."""
+        self._stop.set()
+
+    def join(self) -> None:
+        """Waits for the thread to end."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                message = self._pubsub.get_message(timeout=_READ_S)
+                if message is not None:
+                    self._receive(message["data"])
+            except (RedisError, OSError) as error:
+                log.info("listener reconnects after %s", type(error).__name__)
+                self._stop.wait(_RECONNECT_S)
+        self._pubsub.close()
+        self._client.close()
+
+    def _receive(self, message: bytes) -> None:
+        wanted = sorted(self._inbox.receive(message))
+        for slot, ids in groupby(map(split_id, wanted), key=lambda parts: parts[0]):
+            uids = [uid for _, uid in ids]
+            records = self._runner.run(self._calls.outcomes(slot, uids))
+            for uid, raw in zip(uids, records, strict=True):
+                outcome = outcome_in(raw) if raw else None
+                if outcome is not None:
+                    self._inbox.deliver_to(f"{slot}-{uid}", outcome)

@@ -1,0 +1,88 @@
+"""What the client knows of the registry: targets by name and version, fresh within a second."""
+
+from __future__ import annotations
+
+import time
+
+import redis
+import redis.asyncio
+
+from umbel._prepare import Target, target_of
+from umbel_registry.keys import model_key, models_key, revision_key
+from umbel_registry.resolve import resolve, text
+
+#: Seconds for which a target is used without asking whether the registry has moved.
+FRESH_S = 1.0
+
+
+class TargetCache:
+    """Targets already resolved, thrown away when the registry's revision moves."""
+
+    def __init__(self) -> None:
+        self._targets: dict[tuple[str, str | None], Target] = {}
+        self._revision: bytes | str | None = None
+        self._checked = float("-inf")
+
+    def get(self, model: str, version: str | None) -> Target | None:
+        """The target, if it is known and was checked within ``FRESH_S``."""
+        if time.monotonic() - self._checked > FRESH_S:
+            return None
+        return self._targets.get((model, version))
+
+    def moved(self, revision: bytes | str | None) -> None:
+        """Notes the registry's revision; a new one empties the cache."""
+        if revision != self._revision:
+            self._targets.clear()
+            self._revision = revision
+        self._checked = time.monotonic()
+
+    def known(self, model: str, version: str | None) -> Target | None:
+        """The target, if it is known at the revision noted last."""
+        return self._targets.get((model, version))
+
+    def put(self, model: str, version: str | None, target: Target) -> Target:
+        """Remembers a target that was just resolved."""
+        self._targets[model, version] = target
+        return target
+
+
+def find(
+    client: redis.Redis, namespace: str, cache: TargetCache, model: str, version: str | None
+) -> Target:
+    """The target that a name and version mean now.
+
+    Args:
+        client: a Redis client.
+        namespace: prefix of every key.
+        cache: of this client.
+        model: name of the model.
+        version: a version; ``None`` or ``"latest"`` is the highest.
+
+    Raises:
+        ModelNotFound: no model of that name is registered.
+        VersionNotFound: the model has no such version.
+    """
+    cache.moved(client.get(revision_key(namespace)))
+    target = cache.known(model, version)
+    if target is not None:
+        return target
+    raw = client.hgetall(model_key(namespace, model))
+    names = [] if raw else [text(name) for name in client.hkeys(models_key(namespace))]
+    return cache.put(model, version, target_of(resolve(model, version, raw, known=names)))
+
+
+async def find_async(
+    client: redis.asyncio.Redis,
+    namespace: str,
+    cache: TargetCache,
+    model: str,
+    version: str | None,
+) -> Target:
+    """The asyncio twin of ``find``."""
+    cache.moved(await client.get(revision_key(namespace)))
+    target = cache.known(model, version)
+    if target is not None:
+        return target
+    raw = await client.hgetall(model_key(namespace, model))
+    names = [] if raw else [text(name) for name in await client.hkeys(models_key(namespace))]
+    return cache.put(model, version, target_of(resolve(model, version, raw, known=names)))

@@ -1,0 +1,179 @@
+"""One client's link to the store in one process: connections, inbox, listener and reads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import cast
+
+from umbel._inbox import Inbox, Waiting
+from umbel._listener import Listener
+from umbel._models import TargetCache, find
+from umbel._outcome import not_found, outcome_in
+from umbel._prepare import Target
+from umbel_batching import record
+from umbel_batching.calls import Calls, NewJob
+from umbel_batching.census import JobInfo, job_info
+from umbel_batching.keys import lane_keys
+from umbel_batching.lanes import split_id
+from umbel_batching.record import State
+from umbel_batching.scripts import Runner
+from umbel_config.connect import address_of, check_server, connect, translate_errors
+from umbel_config.embedded import find_store
+from umbel_config.settings import Settings
+
+#: Jobs read from the store in one call.
+_POLLED = 256
+
+
+class _Live:
+    """What belongs to one process: the inbox, and the listener once somebody needs it."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.inbox = Inbox()
+        self.listener: Listener | None = None
+
+
+class Session:
+    """Everything a client does with the store, for as long as the client lives.
+
+    It connects with the first call, and starts over in a forked child: there it has an inbox of
+    its own, and the jobs of its parent are read from the store.
+
+    Args:
+        settings: which Redis, and how.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._calls = Calls(settings.namespace)
+        self._runner: Runner | None = None
+        self._translated = translate_errors("")
+        self._targets = TargetCache()
+        self._live = _Live()
+
+    def target(self, model: str, version: str | None) -> Target:
+        """The target that a name and version mean now."""
+        target = self._targets.get(model, version)
+        if target is not None:
+            return target
+        runner = self._connected()
+        with self._translated:
+            return find(runner.client, self._settings.namespace, self._targets, model, version)
+
+    def inbox(self) -> Inbox:
+        """The inbox of this process."""
+        return self._in_this_process().inbox
+
+    def listening(self) -> Inbox:
+        """The inbox, with its listener at work."""
+        live = self._in_this_process()
+        if live.listener is None:
+            runner = self._connected()
+            with live.lock, self._translated:
+                if live.listener is None:
+                    pubsub = connect(self._settings, purpose="pubsub", client_name="umbel-listener")
+                    listener = Listener(pubsub, runner, self._calls, live.inbox)
+                    listener.start()
+                    weakref.finalize(self, listener.stop)
+                    live.listener = listener
+        return live.inbox
+
+    def submit(self, target: Target, jobs: Sequence[NewJob]) -> None:
+        """Puts jobs into the lane of ``target``: all, or none."""
+        runner = self._connected()
+        with self._translated:
+            runner.run(self._calls.submit(target.lane, jobs))
+
+    def poll(self, jobs: Sequence[Waiting]) -> None:
+        """Reads the outcomes of those of ``jobs`` that are terminal into the inbox.
+
+        Raises:
+            JobNotFound: one of them is not known.
+        """
+        by_slot: dict[str, list[Waiting]] = defaultdict(list)
+        for job in jobs:
+            by_slot[split_id(job.id)[0]].append(job)
+        for slot, some in by_slot.items():
+            for at in range(0, len(some), _POLLED):
+                self._poll(slot, some[at : at + _POLLED])
+
+    def state(self, job_id: str) -> State:
+        """The state of a job; its payload does not travel."""
+        slot, uid = split_id(job_id)
+        runner = self._connected()
+        with self._translated:
+            state = runner.run(self._calls.states(slot, [uid]))[0]
+        if state is None:
+            raise not_found(job_id)
+        return state
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancels a job; returns whether this call did it."""
+        slot, uid = split_id(job_id)
+        runner = self._connected()
+        with self._translated:
+            call = self._calls.cancel(slot, uid, ttl_s=self._settings.result_ttl_s)
+            cancelled, found = runner.run(call)
+        if found is None:
+            raise not_found(job_id)
+        return cancelled
+
+    def info(self, job_id: str) -> JobInfo:
+        """The story of a job."""
+        slot, uid = split_id(job_id)
+        keys = lane_keys(self._settings.namespace, slot)
+        runner = self._connected()
+        with self._translated:
+            raw = runner.run(self._calls.outcomes(slot, [uid]))[0]
+            if not raw:
+                raise not_found(job_id)
+            parsed = record.parse(raw)
+            lane = cast("bytes | None", runner.client.hget(keys.lane, "name")) or b"?@?"
+            batch = cast(
+                "dict[bytes, bytes]",
+                runner.client.hgetall(keys.batch + parsed.batch) if parsed.batch else {},
+            )
+        return job_info(job_id, lane.decode(), parsed, batch)
+
+    def close(self) -> None:
+        """Stops the listener and closes all connections; jobs go on."""
+        live = self._in_this_process()
+        if live.listener is not None:
+            live.listener.stop()
+            live.listener.join()
+        if self._runner is not None:
+            self._runner.client.close()
+        self._live, self._runner = _Live(), None
+
+    def _poll(self, slot: str, jobs: Sequence[Waiting]) -> None:
+        runner, inbox = self._connected(), self.inbox()
+        with self._translated:
+            call = self._calls.outcomes(slot, [split_id(job.id)[1] for job in jobs])
+            records = runner.run(call)
+        for job, raw in zip(jobs, records, strict=True):
+            if not raw and job.outcome is None:
+                raise not_found(job.id)
+            outcome = outcome_in(raw) if raw else None
+            if outcome is not None:
+                inbox.deliver(job, outcome)
+
+    def _connected(self) -> Runner:
+        if self._runner is None:
+            self._settings = find_store(self._settings)
+            client = connect(self._settings, client_name="umbel-client")
+            self._translated = translate_errors(address_of(client))
+            with self._translated:
+                check_server(client)
+            self._runner = Runner(client)
+        return self._runner
+
+    def _in_this_process(self) -> _Live:
+        if self._live.pid != os.getpid():
+            self._live = _Live()
+        return self._live
