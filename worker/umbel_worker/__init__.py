@@ -1,0 +1,1 @@
+"""The worker: Celery app, the infer task, model runtime and lease keeping."""

@@ -1,0 +1,105 @@
+"""What runs beside the pool of a worker: its flusher, and the news that it is alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from typing import Any
+
+from celery import bootsteps
+from redis.exceptions import RedisError
+
+from umbel_batching.calls import Calls
+from umbel_batching.flusher import Flusher
+from umbel_batching.scripts import Runner
+from umbel_config.connect import connect
+from umbel_config.embedded import find_store
+from umbel_config.settings import Settings, load_settings
+from umbel_worker.dispatch import make_flusher
+from umbel_worker.shutdown import stopping
+
+log = logging.getLogger("umbel.worker")
+_BEAT_S, _STALE_MS = 2.0, 10_000
+
+
+class Presence:
+    """Tells flushers every two seconds how many batches this worker can run side by side.
+
+    Args:
+        settings: with a ``redis_url``; its queues and concurrency are what is told.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._calls = Calls(settings.namespace)
+        self._runner = Runner(connect(settings, client_name="umbel-presence"))
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="umbel-presence", daemon=True)
+
+    def start(self) -> None:
+        """Tells it once, and goes on in a thread."""
+        self._tell(_STALE_MS)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, and tells that the worker leaves."""
+        self._stop.set()
+        self._thread.join()
+        self._tell(0)
+        self._runner.client.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_BEAT_S):
+            self._tell(_STALE_MS)
+
+    def _tell(self, stale_ms: int) -> None:
+        slots = self._settings.concurrency
+        try:
+            for queue in self._settings.queues:
+                call = self._calls.announce(queue, self._worker, slots=slots, stale_ms=stale_ms)
+                self._runner.run(call)
+        except RedisError as error:
+            log.warning("Redis does not answer (%s); presence not told", type(error).__name__)
+
+
+class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts and stops them with the worker process, not with its connection to the broker.
+
+    The flusher runs in a thread with a connection of its own. It must not live in the consumer's
+    event loop: that is torn down at every reconnect.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._presence: Presence | None = None
+        self._flusher: Flusher | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, parent: Any) -> None:
+        """Called by Celery when the pool is up."""
+        settings = find_store(load_settings())
+        self._presence = Presence(settings)
+        self._presence.start()
+        if settings.flusher:
+            self._flusher = make_flusher(settings, parent.app)
+            self._thread = threading.Thread(
+                target=self._flusher.run, name="umbel-flusher", daemon=True
+            )
+            self._thread.start()
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002  (Celery's protocol)
+        """Called by Celery at shutdown, while the last batches still run."""
+        stopping.set()
+        if self._flusher is not None:
+            self._flusher.stop()
+        if self._presence is not None:
+            self._presence.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    terminate = stop

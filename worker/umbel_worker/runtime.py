@@ -1,0 +1,65 @@
+"""What one worker process shares: connection, models, leases; made once, on first use."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from functools import cache
+
+import torch
+
+from umbel_batching.calls import Calls
+from umbel_batching.scripts import Runner
+from umbel_config.connect import connect
+from umbel_config.embedded import find_store
+from umbel_config.settings import Settings, load_settings
+from umbel_registry import ArtifactStore, Catalog
+from umbel_worker.drain import Drainer
+from umbel_worker.leases import LeaseKeeper
+from umbel_worker.models import ModelCache
+from umbel_worker.shutdown import stopping
+
+_making = threading.Lock()
+
+
+def drainer() -> Drainer:
+    """The drainer of this process; its settings come from file and environment."""
+    with _making:  # two first tasks at once must not load two models
+        return _drainer()
+
+
+@cache
+def _drainer() -> Drainer:
+    return make_drainer(find_store(load_settings()), stopping)
+
+
+def make_drainer(settings: Settings, stop: threading.Event) -> Drainer:
+    """A drainer with everything it needs.
+
+    Args:
+        settings: with a ``redis_url``.
+        stop: set by whoever wants drains to end early.
+    """
+    torch.set_num_threads(threads_per_batch(settings))
+    client = connect(settings, client_name="umbel-worker")
+    runner, calls = Runner(client), Calls(settings.namespace)
+    models = ModelCache(
+        Catalog(client, settings.namespace), ArtifactStore(settings.artifacts), settings
+    )
+    return Drainer(
+        runner=runner,
+        calls=calls,
+        models=models,
+        leases=LeaseKeeper(runner, calls, settings.lease_ms),
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        lease_ms=settings.lease_ms,
+        ttl_s=settings.result_ttl_s,
+        budget_s=settings.drain_budget_ms / 1000,
+        stopping=stop,
+    )
+
+
+def threads_per_batch(settings: Settings) -> int:
+    """Torch threads for one batch: as set, else the cores shared among the batches side by side."""
+    return settings.torch_threads or max(1, (os.cpu_count() or 1) // settings.concurrency)

@@ -1,0 +1,40 @@
+"""The one Celery task: a hint that a lane has work. It carries no data."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from celery import Task, shared_task
+from celery.utils.log import get_task_logger
+from redis.exceptions import RedisError
+
+from umbel_worker import runtime
+from umbel_worker.dispatch import INFER
+
+log: logging.Logger = get_task_logger(__name__)
+
+
+@shared_task(  # type: ignore[untyped-decorator]
+    name=INFER, bind=True, acks_late=True, reject_on_worker_lost=True, ignore_result=True
+)
+def infer(self: Task, lane: str) -> dict[str, Any]:
+    """Drains a lane.
+
+    Losing, doubling or reordering this task delays jobs at most: what runs is decided when a
+    worker claims, and the flusher sends another hint for work that nobody claims.
+
+    Args:
+        self: the task; its id is the token of the drain.
+        lane: name of the lane, for example ``digits@3``.
+
+    Returns:
+        Jobs and batches run, jobs failed, jobs whose lease was lost.
+    """
+    try:
+        tally = runtime.drainer().drain(lane, self.request.id)
+    except (RedisError, OSError) as error:
+        log.warning("lane %s: %s; its jobs wait for the next wake-up", lane, error)
+        return {"jobs": 0, "error": type(error).__name__}
+    return asdict(tally)
