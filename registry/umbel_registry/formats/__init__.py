@@ -1,0 +1,1 @@
+"""One module per model format: how its file becomes a callable, without unpickling anything."""
