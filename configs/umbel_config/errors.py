@@ -28,7 +28,7 @@ Each error says what happened and what to do, and knows whether trying again can
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class UmbelError(Exception):
@@ -129,14 +129,16 @@ class LaneFull(UmbelError):
     Attributes:
         retry_after: seconds after which a place is expected to be free.
         accepted: how many jobs of the same call got in before the lane was full.
+        jobs: those jobs, in the order of their rows.
     """
 
     retryable = True
 
-    def __init__(self, message: str, *, retry_after: float, accepted: int = 0) -> None:
+    def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        self.accepted = accepted
+        self.accepted = 0
+        self.jobs: tuple[Any, ...] = ()
 
 
 class StoreUnavailable(UmbelError):

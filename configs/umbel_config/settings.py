@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,7 +48,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="UMBEL_", extra="forbid", frozen=True, validate_default=True
+        env_prefix="UMBEL_",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
     )
 
     redis_url: SecretStr | None = Field(
@@ -66,9 +71,11 @@ class Settings(BaseSettings):
     )
     artifact_root: str = Field(
         "",
-        description="Folder or fsspec URL that holds model artifacts; default: state_dir/artifacts.",
+        description="Folder or fsspec URL of the model artifacts; default: state_dir/artifacts.",
     )
-    redis_connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to wait for a connection.")
+    redis_connect_timeout_s: float = Field(
+        5.0, gt=0, description="Seconds to wait for a connection."
+    )
     redis_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for one reply.")
     redis_retries: int = Field(
         3, ge=0, description="Times a command is sent again after a lost connection."
@@ -101,7 +108,7 @@ class Settings(BaseSettings):
     drain_budget_ms: int = Field(
         2_000, ge=1, description="Longest time one Celery task keeps draining a lane."
     )
-    flusher: bool = Field(True, description="Whether a worker also runs a flusher.")
+    flusher: bool = Field(default=True, description="Whether a worker also runs a flusher.")
     allowed_modules: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Python modules that handlers and factories may come from."
     )
@@ -180,12 +187,12 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def mask_url(url: str) -> str:
-    """A Redis URL with its password replaced by ``***``."""
-    scheme, separator, rest = url.partition("://")
+    """A Redis URL with its password replaced by ``***``, wherever it stands."""
+    scheme, separator, rest = re.sub(r"(?<=[?&]password=)[^&]*", "***", url).partition("://")
     credentials, at, host = rest.rpartition("@")
-    if not at:
-        return url
-    user = credentials.partition(":")[0]
+    user, colon, _ = credentials.partition(":")
+    if not at or not colon:
+        return f"{scheme}{separator}{rest}"
     return f"{scheme}{separator}{user}:***@{host}"
 
 

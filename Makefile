@@ -1,0 +1,73 @@
+# One list of commands; CI calls nothing else. `make` alone prints it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test unit lint fmt types contracts bench settings constraints wheel clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv and install umbel with everything into it
+
+# Done again only when the dependencies or their pins have changed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "umbel needs Python 3.11 or newer; name one: make install PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing umbel and its pinned dependencies into $(VENV) (minutes, the first time)"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install ## start everything here, submit jobs and show their results
+	@$(BIN)/umbel demo
+
+up: install ## start an embedded Redis, a worker and a flusher
+	@$(BIN)/umbel up
+
+test: lint types contracts ## check everything: style, types, layers and all tests
+	@echo "tests"
+	@$(BIN)/python -m pytest -q
+
+unit: install ## run the unit tests alone
+	@$(BIN)/python -m pytest -q tests/unit
+
+lint: install ## check style, formatting, lengths and the rendered settings
+	@echo "style"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/python scripts/check_lengths.py
+	@$(BIN)/python scripts/render_settings.py --check
+
+fmt: install ## format the code and mend what can be mended
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+types: install ## check types of code and tests
+	@echo "types"
+	@$(BIN)/mypy
+
+contracts: install ## check that imports run downwards only
+	@echo "layers"
+	@$(BIN)/lint-imports
+
+bench: install ## measure against raw torch and plain Celery
+	@$(BIN)/python benchmarks/first_figures.py
+
+settings: install ## write configs/umbel.yaml and the table of settings anew
+	@$(BIN)/python scripts/render_settings.py
+
+constraints: ## write constraints.txt anew from the newest versions
+	@PYTHON=$(PYTHON) sh scripts/refresh_constraints.sh
+
+wheel: install ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove .venv and everything that tools have left behind
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
