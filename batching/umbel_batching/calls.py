@@ -256,7 +256,10 @@ class Calls:
         """Puts a lane with work back on the flushers' list; ``now`` has it looked at at once."""
         keys, shared = lane_keys(self.namespace, slot), self._shared
         return Call(
-            "rearm", (keys.waiting, keys.leases, shared.wake, shared.signal), (slot, int(now)), bool
+            "rearm",
+            (keys.waiting, keys.leases, shared.wake, shared.signal, keys.lane, keys.sent),
+            (slot, int(now)),
+            bool,
         )
 
     def _peek(self, slot: str, uids: Sequence[str], what: str, parse: Any) -> Call[Any]:
@@ -274,11 +277,11 @@ def _accepted(lane: Lane, reply: Any) -> int:
             "give one of the two versions another name."
         )
     depth, rate = int(detail), float(reply[2])
-    wait = depth / rate if rate > 0 else _FIRST_RETRY_S
+    wait_s = depth / rate / 10 if rate > 0 else _FIRST_RETRY_S
     raise LaneFull(
         f"Lane {lane.name} is full: {depth} jobs wait. Try again later, or raise max_queue or "
         "max_queue_bytes, or add workers.",
-        retry_after=min(max(wait / 10, 0.05), _LONGEST_RETRY_S),
+        retry_after=min(max(wait_s, 0.05), _LONGEST_RETRY_S),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import redis
 from redis.exceptions import RedisError
 
+from umbel_batching.bell import Bell
 from umbel_batching.calls import Calls, Flush
 from umbel_batching.census import lane_names, worker_slots
 from umbel_batching.keys import shared_keys
@@ -77,7 +78,7 @@ class Flusher:
         self._result_ttl_s = result_ttl_s
         self._calls = Calls(namespace)
         self._runner = Runner(client)
-        self._keys = shared_keys(namespace)
+        self._bell = Bell(client, shared_keys(namespace).signal)
         self._stop = threading.Event()
         self._next_sweep = 0.0
         self._queues: dict[str, str] = {}
@@ -93,10 +94,13 @@ class Flusher:
                     "flusher: Redis does not answer (%s); trying again", type(error).__name__
                 )
                 self._stop.wait(_RECONNECT_S * random.uniform(0.5, 1.5))  # noqa: S311  (jitter)
+        self._bell.join()
+        self._client.close()
 
     def stop(self) -> None:
-        """Ends ``run`` within its longest sleep; may be called from a signal handler."""
+        """Ends ``run`` soon; may be called from a signal handler."""
         self._stop.set()
+        self._bell.stop()
 
     def turn(self) -> int:
         """Looks at the lanes that are due, or sleeps until the next one is.
@@ -108,7 +112,7 @@ class Flusher:
         due = self._runner.run(self._calls.due(_LANES))
         if not due.slots:
             wait_s = (due.next_ms - due.now_ms) / 1000 if due.next_ms else MAX_BLOCK_S
-            self._client.bzpopmin(self._keys.signal, timeout=max(0.001, min(wait_s, MAX_BLOCK_S)))
+            self._bell.wait(max(0.0, min(wait_s, MAX_BLOCK_S)))
             return 0
         return sum(self._flush(slot, due.now_ms) for slot in due.slots)
 
@@ -141,11 +145,12 @@ class Flusher:
 
     def _ask(self, slot: str, now_ms: int, tokens: list[str]) -> Flush:
         """Runs the flush script with the slots of the lane's queue, which it tells us itself."""
-        slots = self._slots_of(self._queues.get(slot), now_ms)
-        call = self._calls.flush(slot, slots=slots, patience_ms=PATIENCE_MS, tokens=tokens[:slots])
+        queue = self._queues.get(slot)
+        slots = self._slots_of(queue, now_ms)
+        call = self._calls.flush(slot, slots=slots, patience_ms=PATIENCE_MS, tokens=tokens)
         flush = self._runner.run(call)
         self._queues[slot] = flush.queue
-        return flush
+        return flush if flush.queue == queue else self._ask(slot, now_ms, tokens)
 
     def _slots_of(self, queue: str | None, now_ms: int) -> int:
         """Batches that the workers of ``queue`` run side by side; 1 while none is known."""

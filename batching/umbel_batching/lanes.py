@@ -18,6 +18,7 @@ SLOT_LENGTH = 8
 UID_LENGTH = 32
 _ID_LENGTH = SLOT_LENGTH + 1 + UID_LENGTH
 _HEX = frozenset("0123456789abcdef")
+_BASE32 = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,8 @@ def split_id(job_id: str) -> tuple[str, str]:
         JobNotFound: the text is no id of a job.
     """
     slot, dash, uid = job_id[:SLOT_LENGTH], job_id[SLOT_LENGTH:][:1], job_id[SLOT_LENGTH + 1 :]
-    if len(job_id) != _ID_LENGTH or dash != "-" or not slot.isalnum() or not _HEX.issuperset(uid):
+    well_formed = len(job_id) == _ID_LENGTH and dash == "-"
+    if not well_formed or not _BASE32.issuperset(slot) or not _HEX.issuperset(uid):
         raise JobNotFound(
             f"{job_id[:64]!r} is no job id; ids look like 'k3f9x2ab-0193…', {_ID_LENGTH} long.",
             job_id=job_id[:64],

@@ -172,7 +172,7 @@ def encode_meta(metadata: Mapping[str, Any] | None) -> bytes:
     Raises:
         InvalidInput: it is no mapping of plain values, or is too large.
     """
-    if not metadata:
+    if metadata is None or (isinstance(metadata, dict) and not metadata):
         return b""
     try:
         meta = msgspec.msgpack.encode(metadata)

@@ -78,12 +78,16 @@ def stack(payloads: Sequence[bytes | memoryview]) -> Array | None:
 
     Returns:
         A writable array of shape ``[len(payloads), *shape]``, or ``None`` when the payloads are
-        not all arrays of the same dtype and shape; then they must be decoded one by one.
+        not all arrays of the same dtype and shape, or one is malformed; then they must be decoded
+        one by one.
     """
     first = payloads[0]
     if first[:1] != _EXT32_HEAD:
         return None
-    sample = decode_views(first)
+    try:
+        sample = decode_views(first)
+    except MalformedPayload:
+        return None
     if not isinstance(sample, np.ndarray):
         return None
     start, size = len(first) - sample.nbytes, len(first)
@@ -124,7 +128,10 @@ def _encode_array(array: Array) -> bytes:
 
 @lru_cache(maxsize=256)
 def _wire_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    little = dtype.newbyteorder("<")
+    try:
+        little = dtype.newbyteorder("<")
+    except TypeError:  # NumPy's new-style dtypes, such as its strings of variable width
+        little = dtype
     if little not in _NAMES:
         raise InvalidInput(
             f"Arrays of dtype {dtype} cannot be sent; use one of {', '.join(_DTYPES)}."
@@ -135,12 +142,18 @@ def _wire_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 @lru_cache(maxsize=4096)
 def _prefix(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Everything of an encoded array before its bytes: extension head, dtype, shape, length."""
+    if not _possible(shape):
+        raise InvalidInput(f"Arrays have at most {_MAX_RANK} dimensions of less than 2^31 each.")
     size = dtype.itemsize * math.prod(shape)
     if size >= 2**32 - 2**16:
         raise InvalidInput("Arrays of 4 GiB and more cannot be sent.")
     head = b"\x93" + msgspec.msgpack.encode(_NAMES[dtype]) + msgspec.msgpack.encode(shape)
     inner = head + _BIN32.pack(0xC6, size)
     return _EXT32.pack(0xC9, len(inner) + size, ARRAY_EXT) + inner
+
+
+def _possible(shape: Sequence[int]) -> bool:
+    return len(shape) <= _MAX_RANK and all(0 <= dim < 2**31 for dim in shape)
 
 
 _EXT32_HEAD = b"\xc9"
@@ -172,7 +185,7 @@ def _view(code: int, data: memoryview) -> Array:
     dtype = _DTYPES.get(body.dtype)
     if dtype is None:
         _malformed(f"unknown dtype {body.dtype[:32]!r}")
-    if len(body.shape) > _MAX_RANK or any(not 0 <= dim < 2**31 for dim in body.shape):
+    if not _possible(body.shape):
         _malformed("impossible shape")
     if dtype.itemsize * math.prod(body.shape) != len(body.data):
         _malformed(f"{len(body.data)} bytes do not fill shape {body.shape[:8]} of {body.dtype}")

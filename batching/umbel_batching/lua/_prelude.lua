@@ -9,7 +9,14 @@ local function now_ms()
 end
 
 local function ms13(value)
-  return string.format('%013.0f', value)
+  return string.format('%013.0f', math.min(value, 9999999999999))
+end
+
+-- Redis refuses the first write of a script when its memory is full, unless it removes something,
+-- and lets a script that has written go on. What gives memory back, or keeps a promise already
+-- made, must not be refused: it begins with this.
+local function begin(zset)
+  redis.call('ZREM', zset, '')
 end
 
 -- Calls a command with a long list of values, some at a time.

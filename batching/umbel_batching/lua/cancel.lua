@@ -12,6 +12,7 @@ if letter == 'q' then
   redis.call('ZREM', waiting, uid)
   redis.call('HINCRBY', lane, 'bytes', -redis.call('STRLEN', key))
 else
+  begin(waiting)
   local batch = prefix .. string.sub(head, BATCH_FROM, BATCH_TO)
   redis.call('HSET', batch, 'gone', (redis.call('HGET', batch, 'gone') or '') .. ' ' .. uid)
 end

@@ -23,12 +23,18 @@ end
 local before = redis.call('HMGET', batch, 'uids', 'reason', 'oldest', 'started')
 if before[1] then
   if not redis.call('ZSCORE', leases, id) then return {'', '0', ms13(now), redis.call('ZCARD', waiting), {}, {}} end
-  local uids = {}
-  for uid in string.gmatch(before[1], '%x+') do uids[#uids + 1] = uid end
-  return {before[2], before[3], before[4], redis.call('ZCARD', waiting), uids, read(uids)}
+  local taken, uids, records = {}, {}, {}
+  for uid in string.gmatch(before[1], '%x+') do taken[#taken + 1] = uid end
+  for at, record in ipairs(read(taken)) do
+    if record and string.sub(record, 1, 1) == 'r' then -- not cancelled meanwhile
+      uids[#uids + 1] = taken[at]
+      records[#records + 1] = record
+    end
+  end
+  return {before[2], before[3], before[4], redis.call('ZCARD', waiting), uids, records}
 end
 
-redis.call('ZREM', sent, token)
+if redis.call('ZREM', sent, token) == 1 then redis.call('HDEL', lane, 'unanswered') end
 local depth = redis.call('ZCARD', waiting)
 if depth == 0 then
   redis.call('ZREM', drains, token)
@@ -38,7 +44,6 @@ end
 local policy = redis.call('HMGET', lane, 'max_batch_size', 'max_wait_ms')
 local size, wait = tonumber(policy[1]), tonumber(policy[2])
 local looked = redis.call('ZRANGE', waiting, 0, size - 1)
-local oldest = score_of_first(waiting)
 local found = read(looked)
 
 -- Jobs that were lost with a worker may share a batch only with `cap` others of their kind.
@@ -71,7 +76,7 @@ for at, record in ipairs(found) do
   passed = at
 end
 redis.call('ZREMRANGEBYRANK', waiting, 0, passed - 1)
-redis.call('HINCRBY', lane, 'bytes', -bytes)
+if bytes > 0 then redis.call('HINCRBY', lane, 'bytes', -bytes) end
 if expired > 0 then redis.call('HINCRBY', lane, 'expired', expired) end
 
 local left = depth - passed
@@ -79,6 +84,7 @@ if #uids == 0 then
   if left == 0 then redis.call('ZREM', drains, token) end
   return {'', '0', ms13(now), left, {}, {}}
 end
+local oldest = tonumber(string.sub(records[1], CREATED_FROM, CREATED_TO))
 local reason = depth >= size and 'size' or now - oldest >= wait and 'timeout' or 'drain'
 redis.call('HSET', batch, 'uids', table.concat(uids, ' '), 'size', #uids, 'worker', worker,
   'reason', reason, 'oldest', ms13(oldest), 'started', ms13(now))

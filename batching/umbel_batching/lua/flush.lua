@@ -9,6 +9,8 @@ local slot, slots, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local FIRST = 4
 local now = now_ms()
 
+-- Its own tokens can be there already: the reply was lost, or it asks again after reaping.
+if #ARGV >= FIRST then redis.call('ZREM', sent, unpack(ARGV, FIRST)) end
 local unanswered = redis.call('ZREMRANGEBYSCORE', sent, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', drains, '-inf', now)
 local known = redis.call('HMGET', lane, 'name', 'queue', 'max_batch_size', 'max_wait_ms', 'slots', 'unanswered')

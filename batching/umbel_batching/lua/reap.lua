@@ -32,9 +32,9 @@ end
 
 for _, id in ipairs(lost) do
   local batch = prefix .. id
+  redis.call('ZREM', leases, id)
   local known = redis.call('HMGET', batch, 'uids', 'size')
   for uid in string.gmatch(known[1] or '', '%x+') do take_back(uid, id, tonumber(known[2])) end
-  redis.call('ZREM', leases, id)
   if known[1] then
     redis.call('HSET', batch, 'lost', ms13(now))
     redis.call('EXPIRE', batch, ttl)

@@ -1,8 +1,13 @@
 -- Puts a lane back on the flushers' list if it has work and fell off it.
--- KEYS: waiting, leases, wake, signal
--- ARGV: slot, 1 to have it looked at right now
+-- KEYS: waiting, leases, wake, signal, lane, sent
+-- ARGV: slot, 1 to have it looked at right now, and hints that may be lost sent again
 -- Returns 1 when the lane has work.
 if redis.call('EXISTS', KEYS[1], KEYS[2]) == 0 then return 0 end
 local now = now_ms()
+begin(KEYS[3])
+if ARGV[2] == '1' then
+  redis.call('DEL', KEYS[6])
+  redis.call('HDEL', KEYS[5], 'unanswered')
+end
 if ARGV[2] == '1' or not redis.call('ZSCORE', KEYS[3], ARGV[1]) then arm(KEYS[3], KEYS[4], ARGV[1], now) end
 return 1

@@ -14,6 +14,7 @@ local known = redis.call('HMGET', lane, 'name', 'max_batch_size', 'max_wait_ms',
   'max_queue_bytes', 'bytes', 'slots', 'rate')
 if known[1] and known[1] ~= ARGV[2] then return {-1, known[1]} end
 local depth = redis.call('ZCARD', waiting)
+if count == 0 then return {1, depth} end
 if redis.call('EXISTS', job .. ARGV[FIRST]) == 1 then return {1, depth} end
 
 local bytes = count * (REPLY_FROM - 1)
