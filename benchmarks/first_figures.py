@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from umbel_registry import ArtifactStore, Catalog, export_model, push
 
 HERE = Path(__file__).parent
 BATCH = 64
+Contestant = Callable[[str, NDArray[Any]], NDArray[Any]]
 CELERY_JOBS = {"tiny": 1000, "mid": 600}
 
 
@@ -59,7 +61,7 @@ def raw_torch(name: str, rows: NDArray[Any]) -> NDArray[Any]:
     )
 
 
-def umbel_bulk(client: Client) -> Callable[[str, NDArray[Any]], NDArray[Any]]:
+def umbel_bulk(client: Client) -> Contestant:
     """umbel, all rows by ``map``, results in this process's hands."""
     return lambda name, rows: np.stack(list(client.map(name, rows)))
 
@@ -72,7 +74,7 @@ def plain_celery(name: str, rows: NDArray[Any]) -> NDArray[Any]:
     return np.asarray([task.get(timeout=120) for task in tasks], dtype=np.float32)
 
 
-def measured(run: Callable[[str, NDArray[Any]], NDArray[Any]], name: str, count: int) -> float:
+def measured(run: Contestant, name: str, count: int) -> float:
     """Rows per second of one contestant; its answers are checked."""
     rows = inputs(name, count)
     started = time.perf_counter()
@@ -82,12 +84,12 @@ def measured(run: Callable[[str, NDArray[Any]], NDArray[Any]], name: str, count:
     return count / elapsed
 
 
-def closed_loop(client: Client, name: str, count: int) -> float:
+def closed_loop(client: Client, count: int) -> float:
     """Median milliseconds from submit to result of one client, one job at a time."""
     times = []
-    for row in inputs(name, count):
+    for row in inputs("tiny", count):
         started = time.perf_counter()
-        client.submit(name, row).result(timeout=30)
+        client.submit("tiny", row).result(timeout=30)
         times.append(time.perf_counter() - started)
     return statistics.median(times) * 1000
 
@@ -106,9 +108,8 @@ def push_models(url: str, state: Path) -> None:
 
 def report(figures: dict[tuple[str, str], list[float]]) -> None:
     """Prints medians, ranges and ratios."""
-    print(
-        f"\n{'model':6} {'contestant':14} {'median/s':>10} {'range':>20} {'x Celery':>9} {'x raw':>6}"
-    )
+    columns = ("model", "contestant", "median/s", "range", "x Celery", "x raw")
+    print("\n{:6} {:14} {:>10} {:>20} {:>9} {:>6}".format(*columns))
     for (name, contestant), values in figures.items():
         median = statistics.median(values)
         celery = statistics.median(figures[name, "plain Celery"])
@@ -120,6 +121,27 @@ def report(figures: dict[tuple[str, str], list[float]]) -> None:
         )
 
 
+@contextmanager
+def contestants(state: Path) -> Iterator[dict[str, Contestant]]:
+    """Everybody who takes part, up and warm, while the block runs."""
+    with ExitStack() as stack:
+        url = stack.enter_context(EmbeddedRedis.start(state)).url
+        push_models(url, state)
+        broker = celery_broker_url(url)
+        env = {"UMBEL_REDIS_URL": url, "UMBEL_STATE_DIR": str(state)}
+        env |= {"BENCH_REDIS_URL": broker}
+        os.environ.update(env)
+        stack.enter_context(running([sys.executable, "-m", "umbel_cli", "worker"], env))
+        celery = [sys.executable, "-m", "celery", "-A", "plain_celery", "worker"]
+        celery += ["-Q", "plain", "--concurrency", "2", "--loglevel", "ERROR"]
+        stack.enter_context(running(celery, env))
+        umbel = umbel_bulk(stack.enter_context(Client(url)))
+        for name in WIDTH:
+            umbel(name, inputs(name, BATCH))
+            plain_celery(name, inputs(name, 8))
+        yield {"raw torch": raw_torch, "umbel": umbel, "plain Celery": plain_celery}
+
+
 def main() -> None:
     """Runs all contestants in turn and prints the table."""
     parser = argparse.ArgumentParser(description="First figures of umbel.")
@@ -127,45 +149,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000, help="jobs per round (mid: a quarter)")
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores")
-    with ExitStack() as stack:
-        state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="umbel-bench-")))
-        url = stack.enter_context(EmbeddedRedis.start(state)).url
-        push_models(url, state)
-        env = {
-            "UMBEL_REDIS_URL": url,
-            "UMBEL_STATE_DIR": str(state),
-            "BENCH_REDIS_URL": celery_broker_url(url),
-            "BENCH_BACKEND_URL": celery_broker_url(url),
-        }
-        os.environ.update(env)
-        stack.enter_context(running([sys.executable, "-m", "umbel_cli", "worker"], env))
-        celery = [sys.executable, "-m", "celery", "-A", "plain_celery", "worker"]
-        celery += ["-Q", "plain", "--concurrency", "2", "--loglevel", "ERROR"]
-        stack.enter_context(running(celery, env))
-        client = stack.enter_context(Client(url))
-        contestants = {
-            "raw torch": raw_torch,
-            "umbel": umbel_bulk(client),
-            "plain Celery": plain_celery,
-        }
-        for name in WIDTH:  # everybody warm
-            list(client.map(name, inputs(name, BATCH)))
-            plain_celery(name, inputs(name, 8))
-        figures: dict[tuple[str, str], list[float]] = {}
-        for turn in range(args.rounds):
-            for name in WIDTH:
-                for contestant, run in contestants.items():
-                    count = args.jobs if name == "tiny" else args.jobs // 4
-                    count = CELERY_JOBS[name] if contestant == "plain Celery" else count
-                    speed = measured(run, name, count)
-                    figures.setdefault((name, contestant), []).append(speed)
-                    print(
-                        f"round {turn + 1}: {name:5} {contestant:13} {speed:10,.0f}/s", flush=True
-                    )
+    figures: dict[tuple[str, str], list[float]] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="umbel-bench-") as folder,
+        contestants(Path(folder)) as everybody,
+    ):
+        for turn, name in product(range(args.rounds), WIDTH):
+            for contestant, run in everybody.items():
+                count = args.jobs if name == "tiny" else args.jobs // 4
+                count = CELERY_JOBS[name] if contestant == "plain Celery" else count
+                speed = measured(run, name, count)
+                figures.setdefault((name, contestant), []).append(speed)
+                print(f"round {turn + 1}: {name:5} {contestant:13} {speed:10,.0f}/s", flush=True)
         report(figures)
-        print(
-            f"\none client, one job at a time, tiny: p50 {closed_loop(client, 'tiny', 200):.1f} ms"
-        )
+        with Client() as client:
+            print(f"\none client, one tiny job at a time: p50 {closed_loop(client, 200):.1f} ms")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from models import build, forward
 
 URL = os.environ["BENCH_REDIS_URL"]
 
-app = Celery("plain_celery", broker=URL, backend=os.environ["BENCH_BACKEND_URL"])
+app = Celery("plain_celery", broker=URL, backend=URL)
 app.conf.update(
     broker_transport_options={"global_keyprefix": "bench:"},
     task_default_queue="plain",

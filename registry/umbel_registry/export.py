@@ -48,6 +48,7 @@ def export_model(
     queue: str = "umbel",
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    batched: bool | None = None,
     variable: Mapping[str, Sequence[int]] | None = None,
     masks: Mapping[str, str] | None = None,
     pad_values: Mapping[str, float] | None = None,
@@ -61,9 +62,9 @@ def export_model(
 
     Args:
         module: called with one tensor ``[n, ...]`` per input, then with the masks.
-        example: one row, without the batch dimension: an array, tensor or nested list; a tuple or
-            a dict by name for several inputs. A dict keyed by argument names of ``forward`` may
-            have any order.
+        example: one row, or a batch of rows: an array, tensor or nested list; a tuple or a dict by
+            name for several inputs. A dict keyed by argument names of ``forward`` may have any
+            order.
         folder: where to write; made if missing, files of an earlier export are replaced.
         name: of the model.
         version: default is the next whole number, chosen by ``push``.
@@ -72,6 +73,8 @@ def export_model(
         queue: the Celery queue of its workers.
         input_names: default is the argument names of ``forward``.
         output_names: default is ``output``, ``output_0`` and so on, or the keys of a dict.
+        batched: whether the example has a batch dimension. By default this is found out by
+            running the module both ways; with ``variable``, the example is one row.
         variable: axes of a row whose length varies, by input: ``{"tokens": [0]}``.
         masks: by input the name of its mask, an argument after all inputs.
         pad_values: what shorter rows are filled up with, by input; default is 0.
@@ -86,15 +89,9 @@ def export_model(
             option is wrong.
     """
     folder = Path(folder)
-    sample = build_sample(
-        module,
-        example,
-        input_names,
-        variable=variable or {},
-        masks=masks or {},
-        pad_values=pad_values or {},
-    )
+    lengths = {"variable": variable or {}, "masks": masks or {}, "pad_values": pad_values or {}}
     with _evaluating(module):
+        sample = build_sample(module, example, input_names, batched=batched, **lengths)
         outputs = _infer_outputs(module, sample, output_names)
         model = _describe(
             name=name,

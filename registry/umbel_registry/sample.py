@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 
 from umbel_config.errors import ModelFolderInvalid
+from umbel_registry.orientation import first_rows
 from umbel_registry.signature import ArrayDtype, TensorSpec
 
 if TYPE_CHECKING:
@@ -91,14 +92,18 @@ def build_sample(
     module: torch.nn.Module,
     example: Any,
     input_names: Sequence[str] | None,
+    *,
+    batched: bool | None,
     **options: Mapping[str, Any],
 ) -> Sample:
-    """Names and checks the example of one row.
+    """Names and checks the example, and takes one row of it.
 
     Args:
         module: whose ``forward`` gives the names, where none are given.
-        example: an array, tensor or nested list for one input; a tuple or a dict for several.
+        example: an array, tensor or nested list for one input; a tuple or a dict for several;
+            one row, or a batch of rows.
         input_names: names of the inputs, for an example that is no dict.
+        batched: whether it has a batch dimension; ``None`` finds out, see ``orientation.py``.
         **options: ``variable``, ``masks`` and ``pad_values`` of :class:`Sample`.
 
     Raises:
@@ -114,6 +119,10 @@ def build_sample(
         parts = example if isinstance(example, tuple) else (example,)
         values = _named(parts, input_names or arguments)
     rows = {name: _tensor(name, value, device) for name, value in values.items()}
+    if batched:
+        rows = {name: _first(name, tensor) for name, tensor in rows.items()}
+    elif batched is None and not any(options.values()):
+        rows = first_rows(module, rows)
     for given in options.values():
         for name in given:
             if name not in rows:
@@ -154,6 +163,12 @@ def _tensor(name: str, value: Any, device: torch.device) -> torch.Tensor:
         raise ModelFolderInvalid(
             f"The example of input {name!r} cannot be made a tensor: {error}"
         ) from error
+
+
+def _first(name: str, batch: torch.Tensor) -> torch.Tensor:
+    if not batch.ndim or not len(batch):
+        raise ModelFolderInvalid(f"The example of input {name!r} is no batch: it has no rows.")
+    return batch[0]
 
 
 def _check_axes(sample: Sample) -> None:

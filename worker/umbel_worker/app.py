@@ -40,19 +40,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     return {
         "broker_url": celery_broker_url(url),
-        "broker_transport_options": {
-            "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "unacked_restore_interval": 5,
-            "unacked_restore_throttle": 1,
-            "unacked_mutex_expire": 30,
-            "global_keyprefix": f"{settings.namespace}:celery:",
-            "queue_order_strategy": "priority",
-            "socket_timeout": settings.redis_timeout_s,
-            "socket_connect_timeout": settings.redis_connect_timeout_s,
-            "socket_keepalive": True,
-            "health_check_interval": 25,
-            "client_name": f"{settings.namespace}-celery",
-        },
+        "broker_transport_options": _transport_options(settings),
         "visibility_timeout": VISIBILITY_TIMEOUT_S,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -77,6 +65,23 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             for name in settings.queues
         ],
         "task_create_missing_queues": True,
+    }
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    """Kombu's options: what it restores and when, its key prefix, its timeouts."""
+    return {
+        "visibility_timeout": VISIBILITY_TIMEOUT_S,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 30,
+        "global_keyprefix": f"{settings.namespace}:celery:",
+        "queue_order_strategy": "priority",
+        "socket_timeout": settings.redis_timeout_s,
+        "socket_connect_timeout": settings.redis_connect_timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        "client_name": f"{settings.namespace}-celery",
     }
 
 
