@@ -25,6 +25,7 @@ import redis
 import yaml
 
 from umbel_batching.flusher import Drain, Flusher
+from umbel_batching.keys import shared_keys
 from umbel_config.connect import connect
 from umbel_config.embedded import EmbeddedRedis
 from umbel_config.errors import StoreUnavailable
@@ -288,6 +289,8 @@ class Serving:
         """Ends all threads; raises what a drain raised beside outages of the store."""
         self.stop.set()
         self._flusher.stop()
+        signal_key = shared_keys(self.drainer.calls.namespace).signal
+        self.drainer.runner.client.zadd(signal_key, {"!": 0})  # ends its blocking read at once
         self._thread.join()
         self._pool.shutdown()
         self.drainer.leases.stop()

@@ -54,6 +54,8 @@ class Bell:
         while not self._stop.is_set():
             try:
                 if self._client.bzpopmin(self._key, timeout=_BLOCK_S) is not None:
+                    if self._stop.is_set():  # too late for this flusher: another must hear it
+                        self._client.zadd(self._key, {"!": 0})
                     self._rung.set()
             except RedisError as error:
                 log.info("bell: Redis does not answer (%s); trying again", type(error).__name__)

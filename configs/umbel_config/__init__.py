@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from umbel_config.embedded import EmbeddedRedis, attach, find_store
     from umbel_config.errors import ConfigError, UmbelError
-    from umbel_config.settings import Settings, load_settings, mask_url
+    from umbel_config.settings import Settings, environment, load_settings, mask_url
 
 __all__ = [
     "MAX_BLOCK_S",
@@ -35,6 +35,7 @@ __all__ = [
     "check_server",
     "check_server_async",
     "connect_async",
+    "environment",
     "find_store",
     "load_settings",
     "mask_url",
@@ -53,7 +54,7 @@ _HOMES = {
     ),
     "embedded": ("EmbeddedRedis", "attach", "find_store"),
     "errors": ("ConfigError", "UmbelError"),
-    "settings": ("Settings", "load_settings", "mask_url"),
+    "settings": ("Settings", "environment", "load_settings", "mask_url"),
 }
 
 

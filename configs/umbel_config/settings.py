@@ -186,6 +186,34 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigError(f"Cannot read the settings file {config_file()}: {error}") from None
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """The ``UMBEL_*`` variables that give a child process these settings, passwords included.
+
+    They win over any settings file that the child may find. An empty list is written as a lone
+    comma and an empty ``artifact_root`` as the root in force: empty variables count as not set.
+
+    Args:
+        settings: as loaded; without a ``redis_url`` the child has none either.
+    """
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    values["artifact_root"] = settings.artifacts
+    if settings.redis_url is not None:
+        values["redis_url"] = settings.redis_url.get_secret_value()
+    return {
+        f"UMBEL_{name.upper()}": _as_text(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value) or ","
+    return str(value)
+
+
 def mask_url(url: str) -> str:
     """A Redis URL with its password replaced by ``***``, wherever it stands."""
     scheme, separator, rest = re.sub(r"(?<=[?&]password=)[^&]*", "***", url).partition("://")

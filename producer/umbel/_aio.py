@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from umbel._aio_session import AsyncSession
 from umbel._aio_stream import completed, mapped
 from umbel._client import CHUNK
 from umbel._prepare import options, prepare, prepare_many
-from umbel._stream import chunked
+from umbel._stream import chunked, portions
 from umbel_batching.calls import NewJob
 from umbel_batching.lanes import split_id
 from umbel_config.errors import LaneFull
@@ -73,6 +74,7 @@ class AsyncClient:
             try:
                 jobs += await self._submit(target, chunk)
             except LaneFull as error:
+                jobs += await self._submit_what_fits(target, chunk)
                 error.accepted, error.jobs = len(jobs), tuple(jobs)
                 raise
         return jobs
@@ -144,4 +146,11 @@ class AsyncClient:
         except BaseException:
             self._session.inbox.forget(jobs)
             raise
+        return jobs
+
+    async def _submit_what_fits(self, target: Any, new: Sequence[NewJob]) -> list[AsyncJob]:
+        jobs: list[AsyncJob] = []
+        for size in portions(len(new)):
+            with suppress(LaneFull):
+                jobs += await self._submit(target, new[len(jobs) : len(jobs) + size])
         return jobs

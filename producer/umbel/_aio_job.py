@@ -66,6 +66,8 @@ class AsyncJob:
             async with asyncio.timeout(timeout):
                 await self._poll_until(arrived)
         except TimeoutError:
+            if self.outcome is None:
+                await self._session.poll([self])
             return self.outcome is not None
         finally:
             self._session.inbox.no_longer(self, wake)

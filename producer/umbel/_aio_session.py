@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any
 
 import redis.asyncio
-from redis.exceptions import RedisError
 
 from umbel._inbox import Inbox, Waiting
 from umbel._models import TargetCache, find_async
@@ -72,13 +71,16 @@ class AsyncSession:
         runner = await self._connected()
         async with self._starting:
             if self._listening is None:
-                client = connect_async(self._settings, purpose="pubsub")
-                pubsub = client.pubsub(ignore_subscribe_messages=True)
-                with self._translated:
-                    await pubsub.subscribe(
-                        reply_channel(self._settings.namespace, self.inbox.reply)
-                    )
-                    await pubsub.get_message(timeout=_READ_S)
+                client = connect_async(
+                    self._settings, purpose="pubsub", client_name="umbel-listener"
+                )
+                pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
+                try:
+                    await self._subscribe(pubsub)
+                except BaseException:
+                    await pubsub.aclose()
+                    await client.aclose()
+                    raise
                 self._listening = asyncio.create_task(self._listen(client, pubsub, runner))
 
     async def submit(self, target: Target, jobs: Sequence[NewJob]) -> None:
@@ -162,6 +164,11 @@ class AsyncSession:
                     self._runner = AsyncRunner(client)
         return self._runner
 
+    async def _subscribe(self, pubsub: Any) -> None:
+        with self._translated:
+            await pubsub.subscribe(reply_channel(self._settings.namespace, self.inbox.reply))
+            await pubsub.get_message(timeout=_READ_S)
+
     async def _listen(self, client: redis.asyncio.Redis, pubsub: Any, runner: AsyncRunner) -> None:
         try:
             while True:
@@ -169,8 +176,8 @@ class AsyncSession:
                     message = await pubsub.get_message(timeout=_READ_S)
                     if message is not None:
                         await self._receive(message["data"], runner)
-                except (RedisError, OSError) as error:
-                    log.info("listener reconnects after %s", type(error).__name__)
+                except Exception as error:  # noqa: BLE001  (a bad message must not end all pushes)
+                    log.info("listener goes on after %s", type(error).__name__)
                     await asyncio.sleep(_RECONNECT_S)
         finally:
             await pubsub.aclose()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from umbel._job import Job
 from umbel._prepare import options, prepare, prepare_many
 from umbel._session import Session
-from umbel._stream import chunked, completed, mapped
+from umbel._stream import chunked, completed, mapped, portions
 from umbel_batching.calls import NewJob
 from umbel_batching.lanes import split_id
 from umbel_config.errors import LaneFull
@@ -112,6 +113,7 @@ class Client:
             try:
                 jobs += self._submit(target, chunk)
             except LaneFull as error:
+                jobs += self._submit_what_fits(target, chunk)
                 error.accepted, error.jobs = len(jobs), tuple(jobs)
                 raise
         return jobs
@@ -200,4 +202,12 @@ class Client:
         except BaseException:
             inbox.forget(jobs)
             raise
+        return jobs
+
+    def _submit_what_fits(self, target: Any, new: Sequence[NewJob]) -> list[Job]:
+        """Submits the first of ``new`` in ever smaller portions, into what room is left."""
+        jobs: list[Job] = []
+        for size in portions(len(new)):
+            with suppress(LaneFull):
+                jobs += self._submit(target, new[len(jobs) : len(jobs) + size])
         return jobs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -48,26 +48,24 @@ class Inbox:
     def receive(self, message: bytes) -> list[str]:
         """Delivers the outcomes in a message; returns the ids of jobs whose record must be read."""
         outcomes, named = read(message)
-        done: list[Waiting] = []
+        waiting: list[_Waiters] = []
         with self._lock:
             for job_id, outcome in outcomes:
                 job = self._jobs.pop(job_id, None)
                 if job is not None:
                     job.outcome = outcome
-                    if job.on_done is not None:
-                        done.append(job)
+                    waiting.append(_waiters(job))
             wanted = [job_id for job_id in named if job_id in self._jobs]
-        _tell(done)
+        _tell(waiting)
         return wanted
 
     def deliver(self, job: Waiting, outcome: Outcome) -> None:
         """Delivers one outcome that was read from the store."""
         with self._lock:
             self._jobs.pop(job.id, None)
-            first = job.outcome is None
             job.outcome = job.outcome or outcome
-        if first:
-            _tell([job])
+            waiting = _waiters(job)
+        _tell([waiting])
 
     def deliver_to(self, job_id: str, outcome: Outcome) -> None:
         """Delivers one outcome by id, if somebody still holds the job."""
@@ -97,8 +95,16 @@ class Inbox:
                 job.on_done.remove(call)
 
 
-def _tell(jobs: Iterable[Waiting]) -> None:
-    for job in jobs:
-        calls, job.on_done = job.on_done or (), None
+_Waiters = tuple[Waiting, Sequence[Callable[[Any], None]]]
+
+
+def _waiters(job: Waiting) -> _Waiters:
+    """Takes the calls that a job's outcome sets off; to be done under the lock of ``no_longer``."""
+    calls, job.on_done = job.on_done or (), None
+    return job, calls
+
+
+def _tell(waiting: Iterable[_Waiters]) -> None:
+    for job, calls in waiting:
         for call in calls:
             call(job)

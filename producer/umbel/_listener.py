@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from itertools import groupby
 
 import redis
@@ -35,6 +36,7 @@ class Listener:
 
     def __init__(self, client: redis.Redis, runner: Runner, calls: Calls, inbox: Inbox) -> None:
         self._client, self._runner, self._calls, self._inbox = client, runner, calls, inbox
+        self._channel = reply_channel(calls.namespace, inbox.reply)
         self._pubsub = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="umbel-listener", daemon=True)
@@ -45,7 +47,7 @@ class Listener:
         Raises:
             RedisError: the subscription failed.
         """
-        self._pubsub.subscribe(reply_channel(self._calls.namespace, self._inbox.reply))
+        self._pubsub.subscribe(self._channel)
         self._pubsub.get_message(timeout=_READ_S)
         self._thread.start()
 
@@ -54,8 +56,10 @@ class Listener:
         self._stop.set()
 
     def join(self) -> None:
-        """Waits for the thread to end."""
+        """Ends the thread's read, if Redis lets us, and waits for the thread."""
         if self._thread.is_alive() and self._thread is not threading.current_thread():
+            with suppress(RedisError):
+                self._runner.client.publish(self._channel, b"")
             self._thread.join()
 
     def _run(self) -> None:
@@ -64,8 +68,8 @@ class Listener:
                 message = self._pubsub.get_message(timeout=_READ_S)
                 if message is not None:
                     self._receive(message["data"])
-            except (RedisError, OSError) as error:
-                log.info("listener reconnects after %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001  (a bad message must not end all pushes)
+                log.info("listener goes on after %s", type(error).__name__)
                 self._stop.wait(_RECONNECT_S)
         self._pubsub.close()
         self._client.close()

@@ -40,9 +40,12 @@ class TargetCache:
         """The target, if it is known at the revision noted last."""
         return self._targets.get((model, version))
 
-    def put(self, model: str, version: str | None, target: Target) -> Target:
-        """Remembers a target that was just resolved."""
-        self._targets[model, version] = target
+    def put(
+        self, model: str, version: str | None, target: Target, revision: bytes | str | None
+    ) -> Target:
+        """Remembers a target, unless the registry has moved since ``revision`` was read."""
+        if revision == self._revision:
+            self._targets[model, version] = target
         return target
 
 
@@ -62,13 +65,15 @@ def find(
         ModelNotFound: no model of that name is registered.
         VersionNotFound: the model has no such version.
     """
-    cache.moved(client.get(revision_key(namespace)))
+    revision = client.get(revision_key(namespace))
+    cache.moved(revision)
     target = cache.known(model, version)
     if target is not None:
         return target
     raw = client.hgetall(model_key(namespace, model))
     names = [] if raw else [text(name) for name in client.hkeys(models_key(namespace))]
-    return cache.put(model, version, target_of(resolve(model, version, raw, known=names)))
+    target = target_of(resolve(model, version, raw, known=names))
+    return cache.put(model, version, target, revision)
 
 
 async def find_async(
@@ -79,10 +84,12 @@ async def find_async(
     version: str | None,
 ) -> Target:
     """The asyncio twin of ``find``."""
-    cache.moved(await client.get(revision_key(namespace)))
+    revision = await client.get(revision_key(namespace))
+    cache.moved(revision)
     target = cache.known(model, version)
     if target is not None:
         return target
     raw = await client.hgetall(model_key(namespace, model))
     names = [] if raw else [text(name) for name in await client.hkeys(models_key(namespace))]
-    return cache.put(model, version, target_of(resolve(model, version, raw, known=names)))
+    target = target_of(resolve(model, version, raw, known=names))
+    return cache.put(model, version, target, revision)

@@ -9,12 +9,14 @@ from typing import Any
 from umbel_batching import wire
 from umbel_batching.calls import NewJob
 from umbel_batching.lanes import Lane, new_uid
-from umbel_batching.record import encode_meta, tail
+from umbel_batching.record import HEAD, NO_REPLY, encode_meta, tail
 from umbel_config.errors import InvalidInput, PayloadTooLarge
 from umbel_registry.manifest import Manifest
 from umbel_registry.signature import Signature
 
 _LONGEST_TIMEOUT_S = 30 * 24 * 3600
+#: Bytes of a record that the server writes before the part that a client writes.
+_HEAD = HEAD - len(tail(NO_REPLY, b""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def prepare(target: Target, value: Any, chosen: Options) -> NewJob:
         InvalidInput: the value does not fit the signature.
         PayloadTooLarge: it is over the limit.
     """
-    return _encode(target.signature.validate_input(value), chosen)
+    return _encode(target, target.signature.validate_input(value), chosen)
 
 
 def prepare_many(target: Target, values: Iterable[Any], chosen: Options) -> list[NewJob]:
@@ -85,23 +87,31 @@ def prepare_many(target: Target, values: Iterable[Any], chosen: Options) -> list
         InvalidInput: a value does not fit the signature; the sentence names its place.
         PayloadTooLarge: one is over the limit.
     """
-    return [_encode(value, chosen) for value in target.signature.validate_rows(values)]
+    return [_encode(target, value, chosen) for value in target.signature.validate_rows(values)]
 
 
-def _encode(value: Any, chosen: Options) -> NewJob:
+def _encode(target: Target, value: Any, chosen: Options) -> NewJob:
     payload = wire.encode(value)
     if len(payload) > chosen.max_bytes:
         raise PayloadTooLarge(
             f"The input takes {len(payload)} bytes encoded; max_payload_bytes allows "
             f"{chosen.max_bytes}. Send less, or raise the setting for clients and workers."
         )
-    return NewJob(new_uid(), chosen.tail + payload, chosen.timeout_ms)
+    behind_head = chosen.tail + payload
+    room = target.lane.policy.max_queue_bytes
+    if _HEAD + len(behind_head) > room:
+        raise PayloadTooLarge(
+            f"The job takes {_HEAD + len(behind_head)} bytes; lane {target.lane.name} holds "
+            f"max_queue_bytes = {room} in all. Send less, or push the model with a larger one."
+        )
+    return NewJob(new_uid(), behind_head, chosen.timeout_ms)
 
 
 def _milliseconds(timeout: float | None) -> int:
     if timeout is None:
         return 0
-    if not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST_TIMEOUT_S:
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not number or not 0 < timeout <= _LONGEST_TIMEOUT_S:
         raise InvalidInput(
             f"timeout must be seconds between 0 and {_LONGEST_TIMEOUT_S}, or None; got {timeout!r}."
         )

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from umbel._inbox import Inbox, Waiting
@@ -30,13 +30,21 @@ _POLLED = 256
 
 
 class _Live:
-    """What belongs to one process: the inbox, and the listener once somebody needs it."""
+    """What belongs to one process: connections, the inbox, the listener once somebody needs it.
 
-    def __init__(self) -> None:
+    Args:
+        inherited: what the parent of a forked child had. It is kept, unused: to close it would
+            take locks that may be held by threads which do not exist here.
+    """
+
+    def __init__(self, inherited: _Live | None = None) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.inbox = Inbox()
+        self.runner: Runner | None = None
         self.listener: Listener | None = None
+        self.stop: Callable[[], object] | None = None
+        self._inherited = inherited
 
 
 class Session:
@@ -52,7 +60,6 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._calls = Calls(settings.namespace)
-        self._runner: Runner | None = None
         self._translated = translate_errors("")
         self._targets = TargetCache()
         self._live = _Live()
@@ -80,7 +87,7 @@ class Session:
                     pubsub = connect(self._settings, purpose="pubsub", client_name="umbel-listener")
                     listener = Listener(pubsub, runner, self._calls, live.inbox)
                     listener.start()
-                    weakref.finalize(self, listener.stop)
+                    live.stop = weakref.finalize(self, listener.stop)
                     live.listener = listener
         return live.inbox
 
@@ -144,12 +151,12 @@ class Session:
     def close(self) -> None:
         """Stops the listener and closes all connections; jobs go on."""
         live = self._in_this_process()
-        if live.listener is not None:
-            live.listener.stop()
+        self._live = _Live()
+        if live.listener is not None and live.stop is not None:
+            live.stop()
             live.listener.join()
-        if self._runner is not None:
-            self._runner.client.close()
-        self._live, self._runner = _Live(), None
+        if live.runner is not None:
+            live.runner.client.close()
 
     def _poll(self, slot: str, jobs: Sequence[Waiting]) -> None:
         runner, inbox = self._connected(), self.inbox()
@@ -164,16 +171,20 @@ class Session:
                 inbox.deliver(job, outcome)
 
     def _connected(self) -> Runner:
-        if self._runner is None:
-            self._settings = find_store(self._settings)
-            client = connect(self._settings, client_name="umbel-client")
-            self._translated = translate_errors(address_of(client))
-            with self._translated:
-                check_server(client)
-            self._runner = Runner(client)
-        return self._runner
+        live = self._in_this_process()
+        if live.runner is None:
+            with live.lock:
+                live.runner = live.runner or self._connect()
+        return live.runner
+
+    def _connect(self) -> Runner:
+        settings = find_store(self._settings)
+        client = connect(settings, client_name="umbel-client")
+        self._settings, self._translated = settings, translate_errors(address_of(client))
+        check_server(client)
+        return Runner(client)
 
     def _in_this_process(self) -> _Live:
         if self._live.pid != os.getpid():
-            self._live = _Live()
+            self._live = _Live(self._live)
         return self._live

@@ -28,6 +28,13 @@ def chunked(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
+def portions(count: int) -> Iterator[int]:
+    """Sizes to try in turn where ``count`` jobs at once found no room: half, a quarter, ... one."""
+    while count > 1:
+        count //= 2
+        yield count
+
+
 def completed(session: Session, jobs: list[Job], timeout: float | None) -> Iterator[Job]:
     """Yields jobs as they become terminal; see ``Client.as_completed``."""
     end = float("inf") if timeout is None else time.monotonic() + timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import redis
@@ -26,7 +27,8 @@ class Station:
 
     def __init__(self, url: str, namespace: str, policy: BatchPolicy, model: str) -> None:
         self.url, self.namespace = url, namespace
-        self.client = connect(url)
+        # redis-py's types offer every reply as text, bytes or awaitable; these are bytes.
+        self.client: Any = connect(url)
         self.calls, self.runner = Calls(namespace), Runner(self.client)
         self.lane = Lane(model=model, version="1", policy=policy)
         self.slot = self.lane.slot
@@ -64,8 +66,7 @@ class Station:
         return self.runner.run(self.calls.states(self.slot, uids))
 
     def counter(self, name: str) -> int:
-        value = self.client.hget(self.keys.lane, name)
-        return int(value) if isinstance(value, bytes) else 0
+        return int(self.client.hget(self.keys.lane, name) or 0)
 
 
 #: Makes a station: ``make_station(policy, model="digits")``.

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,14 @@ def test_a_lane_is_flushed_when_its_oldest_job_has_waited(
     assert batch.started_ms - batch.oldest_ms >= 30
 
 
+def _is_over(end: float) -> bool:
+    return time.monotonic() > end
+
+
+def _holds(hints: Hints, count: int) -> bool:
+    return len(hints) >= count
+
+
 def test_an_idle_flusher_is_not_busy(
     make_station: MakeStation,
     flushers: Flushers,
@@ -85,7 +94,7 @@ def test_an_idle_flusher_is_not_busy(
         for jobs in (0, 1):
             station.submit(jobs)
             before, end = command_count(), time.monotonic() + 1.0
-            wait_until(lambda end=end: time.monotonic() > end, "a second passes")
+            wait_until(partial(_is_over, end), "a second passes")
             assert command_count() - before < 20
 
 
@@ -98,7 +107,11 @@ def test_jobs_are_drained_as_they_come(
 ) -> None:
     station = make_station(EAGER)
     permanent = [station.shared.lanes, station.keys.lane, station.shared.signal]
-    with no_key_leaks(namespace, permanent), flushers.running(lambda d: station.drain(d.token) and None):
+
+    def work(drain: Drain) -> None:
+        station.drain(drain.token)
+
+    with no_key_leaks(namespace, permanent), flushers.running(work):
         uids = [station.submit()[0] for _ in range(50)]
         wait_until(lambda: station.states(uids) == [State.SUCCEEDED] * 50, "all are done")
         wait_until(lambda: not station.client.exists(station.shared.wake), "the lane is at rest")
@@ -245,7 +258,7 @@ def test_a_flusher_survives_dropped_connections(
         for count in (1, 2, 3):
             station.client.client_kill_filter(_type="normal", skipme=True)
             station.submit()
-            wait_until(lambda count=count: len(hints) >= count, "it works again")
+            wait_until(partial(_holds, hints, count), "it works again")
             station.drain(hints.drains[-1].token)
 
 

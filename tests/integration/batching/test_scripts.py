@@ -42,9 +42,7 @@ def test_a_queued_job_takes_little_room(make_station: MakeStation) -> None:
 
 
 def _used(station: Station) -> int:
-    memory = station.client.info("memory")
-    assert isinstance(memory, dict)
-    return int(memory["used_memory"])
+    return int(station.client.info("memory")["used_memory"])
 
 
 def test_a_drained_lane_leaves_only_the_documented_keys(
@@ -76,9 +74,7 @@ def test_every_key_has_its_documented_type(station: Station, namespace: str) -> 
     station.submit(20)
     station.claim()
     tokens = ["t1", "t2"]
-    station.runner.run(
-        station.calls.flush(station.slot, slots=9, patience_ms=1_000, tokens=tokens)
-    )
+    station.runner.run(station.calls.flush(station.slot, slots=9, patience_ms=1_000, tokens=tokens))
     keys = station.keys
     types = {
         key.decode(): station.client.type(key).decode()
@@ -170,7 +166,6 @@ def _fill(client: redis.Redis) -> None:
 def test_a_full_store_refuses_jobs_and_still_lets_them_out(full_station: Station) -> None:
     station = full_station
     first = station.claim("a")
-    lost = station.claim("b")
     _fill(station.client)
     with pytest.raises((OutOfMemoryError, ResponseError), match="maxmemory"):
         station.submit()
