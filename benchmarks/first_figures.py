@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from umbel_config.connect import celery_broker_url, connect
 from umbel_config.embedded import EmbeddedRedis
 from umbel_config.settings import load_settings
 from umbel_registry import ArtifactStore, Catalog, export_model, push
+from umbel_worker.runtime import threads_per_batch
 
 HERE = Path(__file__).parent
 BATCH = 64
@@ -42,9 +44,13 @@ CELERY_JOBS = {"tiny": 1000, "mid": 600}
 
 @contextmanager
 def running(command: list[str], env: dict[str, str]) -> Iterator[None]:
-    """Runs a process, silent unless it fails, while the block runs."""
+    """Runs a process, silently, while the block runs."""
     process = subprocess.Popen(
-        command, env={**os.environ, **env}, cwd=HERE, stdout=subprocess.DEVNULL
+        command,
+        env={**os.environ, **env},
+        cwd=HERE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         yield
@@ -53,9 +59,15 @@ def running(command: list[str], env: dict[str, str]) -> Iterator[None]:
         process.wait(30)
 
 
+@cache
+def _model(name: str) -> torch.nn.Module:
+    torch.set_num_threads(threads_per_batch(load_settings()))
+    return build(name)
+
+
 def raw_torch(name: str, rows: NDArray[Any]) -> NDArray[Any]:
     """The limit: a bare loop over batches with the worker's number of threads."""
-    model = build(name)
+    model = _model(name)
     return np.concatenate(
         [forward(model, rows[at : at + BATCH]) for at in range(0, len(rows), BATCH)]
     )
@@ -129,7 +141,7 @@ def contestants(state: Path) -> Iterator[dict[str, Contestant]]:
         push_models(url, state)
         broker = celery_broker_url(url)
         env = {"UMBEL_REDIS_URL": url, "UMBEL_STATE_DIR": str(state)}
-        env |= {"BENCH_REDIS_URL": broker}
+        env |= {"BENCH_REDIS_URL": broker, "UMBEL_LOG_LEVEL": "warning"}
         os.environ.update(env)
         stack.enter_context(running([sys.executable, "-m", "umbel_cli", "worker"], env))
         celery = [sys.executable, "-m", "celery", "-A", "plain_celery", "worker"]
@@ -137,6 +149,7 @@ def contestants(state: Path) -> Iterator[dict[str, Contestant]]:
         stack.enter_context(running(celery, env))
         umbel = umbel_bulk(stack.enter_context(Client(url)))
         for name in WIDTH:
+            raw_torch(name, inputs(name, BATCH))
             umbel(name, inputs(name, BATCH))
             plain_celery(name, inputs(name, 8))
         yield {"raw torch": raw_torch, "umbel": umbel, "plain Celery": plain_celery}

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     concurrency: int = Field(1, ge=1, description="Batches that one worker runs side by side.")
     torch_threads: int = Field(
-        0, ge=0, description="Torch threads per batch; 0: the cores divided by concurrency."
+        0, ge=0, description="Torch threads per batch; 0: all cores but one, shared among them."
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where models run."

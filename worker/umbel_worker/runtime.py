@@ -61,5 +61,9 @@ def make_drainer(settings: Settings, stop: threading.Event) -> Drainer:
 
 
 def threads_per_batch(settings: Settings) -> int:
-    """Torch threads for one batch: as set, else the cores shared among the batches side by side."""
-    return settings.torch_threads or max(1, (os.cpu_count() or 1) // settings.concurrency)
+    """Torch threads for one batch: as set, else all cores but one, shared by batches side by side.
+
+    The one is for Redis, the flusher and whoever submits.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return settings.torch_threads or max(1, ((cores or 1) - 1) // settings.concurrency)
