@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from umbel_batching.bell import Bell
 from umbel_batching.calls import Calls, Flush
@@ -114,7 +114,7 @@ class Flusher:
             wait_s = (due.next_ms - due.now_ms) / 1000 if due.next_ms else MAX_BLOCK_S
             self._bell.wait(max(0.0, min(wait_s, MAX_BLOCK_S)))
             return 0
-        return sum(self._flush(slot, due.now_ms) for slot in due.slots)
+        return sum(self._flush_alone(slot, due.now_ms) for slot in due.slots)
 
     def sweep(self, *, now: bool = False) -> int:
         """Puts every lane with work back on the list; a lane can only fall off if Redis lost data.
@@ -132,6 +132,16 @@ class Flusher:
         if time.monotonic() >= self._next_sweep:
             self._next_sweep = time.monotonic() + _SWEEP_S * random.uniform(0.8, 1.2)  # noqa: S311
             self.sweep()
+
+    def _flush_alone(self, slot: str, now_ms: int) -> int:
+        """Flushes one lane; a lane that cannot be flushed does not hold up the others."""
+        try:
+            return self._flush(slot, now_ms)
+        except ResponseError as error:
+            log.warning("lane %s: not flushed (%s); trying again later", slot, error)
+            wake = shared_keys(self._namespace).wake
+            self._client.zadd(wake, {slot: now_ms + PATIENCE_MS})
+            return 0
 
     def _flush(self, slot: str, now_ms: int) -> int:
         tokens = [new_uid() for _ in range(_TOKENS)]

@@ -20,6 +20,11 @@ local function read(uids)
   return records
 end
 
+local function end_drain()
+  redis.call('ZREM', drains, token)
+  if redis.call('EXISTS', leases, sent, drains) == 0 then redis.call('ZREM', wake, slot) end
+end
+
 local before = redis.call('HMGET', batch, 'uids', 'reason', 'oldest', 'started')
 if before[1] then
   if not redis.call('ZSCORE', leases, id) then return {'', '0', ms13(now), redis.call('ZCARD', waiting), {}, {}} end
@@ -37,7 +42,7 @@ end
 if redis.call('ZREM', sent, token) == 1 then redis.call('HDEL', lane, 'unanswered') end
 local depth = redis.call('ZCARD', waiting)
 if depth == 0 then
-  redis.call('ZREM', drains, token)
+  end_drain()
   return {'', '0', ms13(now), 0, {}, {}}
 end
 
@@ -81,7 +86,7 @@ if expired > 0 then redis.call('HINCRBY', lane, 'expired', expired) end
 
 local left = depth - passed
 if #uids == 0 then
-  if left == 0 then redis.call('ZREM', drains, token) end
+  if left == 0 then end_drain() end
   return {'', '0', ms13(now), left, {}, {}}
 end
 local oldest = tonumber(string.sub(records[1], CREATED_FROM, CREATED_TO))

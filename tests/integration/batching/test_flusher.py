@@ -313,6 +313,19 @@ def test_a_flusher_survives_a_redis_that_is_killed(
             assert station.states(uids) == [State.SUCCEEDED] * 7
 
 
+def test_a_damaged_lane_does_not_hold_up_the_others(
+    make_station: MakeStation, flushers: Flushers, hints: Hints, wait_until: WaitUntil
+) -> None:
+    damaged, healthy = make_station(LAZY, model="damaged"), make_station(LAZY)
+    damaged.submit(4)
+    damaged.client.hset(damaged.keys.lane, "max_batch_size", "many")
+    with flushers.running(hints):
+        healthy.submit(4)
+        wait_until(lambda: "digits@1" in hints.lanes, "the healthy lane is flushed")
+        damaged.client.hset(damaged.keys.lane, "max_batch_size", 4)
+        wait_until(lambda: "damaged@1" in hints.lanes, "the repaired lane is flushed")
+
+
 def test_stop_ends_a_flusher_that_sleeps(flushers: Flushers, hints: Hints) -> None:
     flusher = flushers.make(hints)
     thread = threading.Thread(target=flusher.run)

@@ -1,0 +1,47 @@
+"""The bounds of a batching policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from umbel_batching.policy import BatchPolicy
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"max_batch_size": 1, "max_wait_ms": 0, "max_queue": 1, "max_queue_bytes": 1},
+        {"max_batch_size": 4096, "max_wait_ms": 3_600_000},
+    ],
+)
+def test_sensible_policies_are_taken(given: dict[str, int]) -> None:
+    policy = BatchPolicy(**given)
+    assert given.items() <= policy.model_dump().items()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_batch_size": 0},
+        {"max_batch_size": 4097},
+        {"max_wait_ms": -1},
+        {"max_wait_ms": 3_600_001},
+        {"max_queue": 0},
+        {"max_queue_bytes": 0},
+        {"max_batch_size": "many"},
+        {"max_batch_size": 1.5},
+        {"max_delay_ms": 5},
+    ],
+)
+def test_other_policies_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        BatchPolicy(**given)
+
+
+def test_a_policy_does_not_change() -> None:
+    with pytest.raises(ValidationError):
+        BatchPolicy().max_batch_size = 8  # type: ignore[misc]
