@@ -48,6 +48,22 @@ class Drain:
     token: str
 
 
+def sweep(runner: Runner, calls: Calls, *, now: bool) -> int:
+    """Puts every lane with work on the flushers' list; needs no flusher of its own.
+
+    Args:
+        runner: runs scripts.
+        calls: of the namespace.
+        now: have all of them looked at at once, as after the start of a worker: wake-ups that were
+            sent while there was none are forgotten, and sent again.
+
+    Returns:
+        Lanes with work.
+    """
+    slots = lane_names(runner.client, calls.namespace)
+    return [runner.run(calls.rearm(slot, now=now)) for slot in slots].count(True)
+
+
 class Flusher:
     """Watches all lanes of a namespace and hands wake-ups to ``dispatch``.
 
@@ -125,8 +141,7 @@ class Flusher:
         Returns:
             Lanes with work.
         """
-        slots = lane_names(self._client, self._namespace)
-        return [self._runner.run(self._calls.rearm(slot, now=now)) for slot in slots].count(True)
+        return sweep(self._runner, self._calls, now=now)
 
     def _sweep_if_due(self) -> None:
         if time.monotonic() >= self._next_sweep:

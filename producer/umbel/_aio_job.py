@@ -74,7 +74,7 @@ class AsyncJob:
         return True
 
     async def cancel(self) -> bool:
-        """Cancels the job; true if this call did it, false if it was terminal already."""
+        """Cancels the job; true if it is cancelled now, false if it ended otherwise."""
         return await self._session.cancel(self.id)
 
     async def info(self) -> JobInfo:

@@ -105,13 +105,13 @@ class AsyncSession:
         return State(state)
 
     async def cancel(self, job_id: str) -> bool:
-        """Cancels a job; returns whether this call did it."""
+        """Cancels a job; returns whether it is cancelled now."""
         slot, uid = split_id(job_id)
         call = self._calls.cancel(slot, uid, ttl_s=self._settings.result_ttl_s)
         cancelled, found = await self._run(call)
         if found is None:
             raise not_found(job_id)
-        return bool(cancelled)
+        return cancelled or found is State.CANCELLED
 
     async def info(self, job_id: str) -> JobInfo:
         """The story of a job."""

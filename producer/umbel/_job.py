@@ -106,7 +106,7 @@ class Job:
         """Cancels the job.
 
         Returns:
-            True if this call cancelled it; false if it was terminal already.
+            True if it is cancelled, by this call or an earlier one; false if it ended otherwise.
 
         Raises:
             JobNotFound: it is not known, or its result has expired.

@@ -121,7 +121,7 @@ class Session:
         return state
 
     def cancel(self, job_id: str) -> bool:
-        """Cancels a job; returns whether this call did it."""
+        """Cancels a job; returns whether it is cancelled now."""
         slot, uid = split_id(job_id)
         runner = self._connected()
         with self._translated:
@@ -129,7 +129,7 @@ class Session:
             cancelled, found = runner.run(call)
         if found is None:
             raise not_found(job_id)
-        return cancelled
+        return cancelled or found is State.CANCELLED
 
     def info(self, job_id: str) -> JobInfo:
         """The story of a job."""

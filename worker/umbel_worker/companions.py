@@ -12,7 +12,7 @@ from celery import bootsteps
 from redis.exceptions import RedisError
 
 from umbel_batching.calls import Calls
-from umbel_batching.flusher import Flusher
+from umbel_batching.flusher import Flusher, sweep
 from umbel_batching.scripts import Runner
 from umbel_config.connect import connect
 from umbel_config.embedded import find_store
@@ -40,8 +40,12 @@ class Presence:
         self._thread = threading.Thread(target=self._run, name="umbel-presence", daemon=True)
 
     def start(self) -> None:
-        """Tells it once, and goes on in a thread."""
+        """Tells it once, has every lane with work looked at, and goes on in a thread."""
         self._tell(_STALE_MS)
+        try:
+            sweep(self._runner, self._calls, now=True)
+        except RedisError as error:
+            log.warning("Redis does not answer (%s); lanes not looked at", type(error).__name__)
         self._thread.start()
 
     def stop(self) -> None:
