@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Any
-
-import redis.asyncio
 
 from umbel._inbox import Inbox, Waiting
 from umbel._models import TargetCache, find_async
@@ -49,6 +47,7 @@ class AsyncSession:
         self._translated = translate_errors("")
         self._runner: AsyncRunner | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._open = AsyncExitStack()
         self._starting = asyncio.Lock()
         self._places = asyncio.Semaphore(_CONCURRENT)
 
@@ -71,17 +70,17 @@ class AsyncSession:
         runner = await self._connected()
         async with self._starting:
             if self._listening is None:
-                client = connect_async(
-                    self._settings, purpose="pubsub", client_name="umbel-listener"
-                )
-                pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
-                try:
+                async with AsyncExitStack() as failed:
+                    client = connect_async(
+                        self._settings, purpose="pubsub", client_name="umbel-listener"
+                    )
+                    failed.push_async_callback(client.aclose)
+                    pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
+                    failed.push_async_callback(pubsub.aclose)
                     await self._subscribe(pubsub)
-                except BaseException:
-                    await pubsub.aclose()
-                    await client.aclose()
-                    raise
-                self._listening = asyncio.create_task(self._listen(client, pubsub, runner))
+                    self._listening = asyncio.create_task(self._listen(pubsub, runner))
+                    # Not by the task: one that is cancelled before its first step does nothing.
+                    self._open.push_async_exit(failed.pop_all())
 
     async def submit(self, target: Target, jobs: Sequence[NewJob]) -> None:
         """Puts jobs into the lane of ``target``: all, or none."""
@@ -133,9 +132,8 @@ class AsyncSession:
             self._listening.cancel()
             with suppress(asyncio.CancelledError):
                 await self._listening
-        if self._runner is not None:
-            await self._runner.client.aclose()
         self._listening = self._runner = None
+        await self._open.aclose()
 
     async def _poll(self, slot: str, jobs: Sequence[Waiting]) -> None:
         records = await self._run(self._calls.outcomes(slot, [split_id(job.id)[1] for job in jobs]))
@@ -150,7 +148,7 @@ class AsyncSession:
         runner = await self._connected()
         async with self._places:
             with self._translated:
-                return await runner.run(call)
+                return await _cancellable(runner.run(call))
 
     async def _connected(self) -> AsyncRunner:
         if self._runner is None:
@@ -159,8 +157,10 @@ class AsyncSession:
                     self._settings = find_store(self._settings)
                     client = connect_async(self._settings, client_name="umbel-client")
                     self._translated = translate_errors(address_of(client))
-                    with self._translated:
+                    async with AsyncExitStack() as failed:
+                        failed.push_async_callback(client.aclose)
                         await check_server_async(client)
+                        self._open.push_async_exit(failed.pop_all())
                     self._runner = AsyncRunner(client)
         return self._runner
 
@@ -169,19 +169,15 @@ class AsyncSession:
             await pubsub.subscribe(reply_channel(self._settings.namespace, self.inbox.reply))
             await pubsub.get_message(timeout=_READ_S)
 
-    async def _listen(self, client: redis.asyncio.Redis, pubsub: Any, runner: AsyncRunner) -> None:
-        try:
-            while True:
-                try:
-                    message = await pubsub.get_message(timeout=_READ_S)
-                    if message is not None:
-                        await self._receive(message["data"], runner)
-                except Exception as error:  # noqa: BLE001  (a bad message must not end all pushes)
-                    log.info("listener goes on after %s", type(error).__name__)
-                    await asyncio.sleep(_RECONNECT_S)
-        finally:
-            await pubsub.aclose()
-            await client.aclose()
+    async def _listen(self, pubsub: Any, runner: AsyncRunner) -> None:
+        while not _cancelling():
+            try:
+                message = await pubsub.get_message(timeout=_READ_S)
+                if message is not None:
+                    await self._receive(message["data"], runner)
+            except Exception as error:  # noqa: BLE001  (a bad message must not end all pushes)
+                log.info("listener goes on after %s", type(error).__name__)
+                await asyncio.sleep(_RECONNECT_S)
 
     async def _receive(self, message: bytes, runner: AsyncRunner) -> None:
         for job_id in self.inbox.receive(message):
@@ -190,3 +186,21 @@ class AsyncSession:
             outcome = outcome_in(raw) if raw else None
             if outcome is not None:
                 self.inbox.deliver_to(job_id, outcome)
+
+
+def _cancelling() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+async def _cancellable(work: Awaitable[Any]) -> Any:
+    """Awaits ``work``, and is cancelled after it where it has swallowed the cancellation.
+
+    Before Python 3.12 ``asyncio.wait_for``, which redis-py sends with, does so when what it waits
+    for is done at the same moment (bpo-37658). The caller's timeout would never end.
+    """
+    before = _cancelling()
+    result = await work
+    if _cancelling() > before:
+        raise asyncio.CancelledError
+    return result

@@ -8,6 +8,7 @@ import redis
 import redis.asyncio
 
 from umbel._prepare import Target, target_of
+from umbel_config.errors import ModelNotFound, VersionNotFound
 from umbel_registry.keys import model_key, models_key, revision_key
 from umbel_registry.resolve import resolve, text
 
@@ -24,7 +25,16 @@ class TargetCache:
         self._checked = float("-inf")
 
     def get(self, model: str, version: str | None) -> Target | None:
-        """The target, if it is known and was checked within ``FRESH_S``."""
+        """The target, if it is known and was checked within ``FRESH_S``.
+
+        Raises:
+            ModelNotFound: the model is no text.
+            VersionNotFound: the version is no text.
+        """
+        if not isinstance(model, str):
+            raise ModelNotFound(f"A model is named by text, not by {model!r:.100}.")
+        if not isinstance(version, str | None):
+            raise VersionNotFound(f"Versions are text: give {str(version)!r:.100}, in quotes.")
         if time.monotonic() - self._checked > FRESH_S:
             return None
         return self._targets.get((model, version))

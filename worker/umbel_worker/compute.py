@@ -40,7 +40,7 @@ def compute(model: LoadedModel, payloads: Sequence[Payload]) -> list[Result]:
     gathered = gather(model.signature, payloads)
     results: dict[int, Result] = dict(gathered.refused)
     if gathered.places:
-        run = _runner(model, gathered)
+        run = _runner(model, payloads, gathered)
         outputs = isolate(run, 0, len(gathered.places))
         results.update(zip(gathered.places, outputs, strict=True))
     return [results[place] for place in range(len(payloads))]
@@ -56,7 +56,7 @@ def isolate(run: Callable[[int, int], Sequence[Result]], start: int, end: int) -
     """
     try:
         return list(run(start, end))
-    except Exception as error:  # noqa: BLE001  (a model may raise anything; it must cost one job)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is costs one job)
         if end - start == 1:
             log.warning("a job failed in the model: %s", type(error).__name__)
             return [failure_of(error)]
@@ -67,48 +67,54 @@ def isolate(run: Callable[[int, int], Sequence[Result]], start: int, end: int) -
 
 def failure_of(error: BaseException) -> Failure:
     """The outcome of a job whose computation raised ``error``."""
-    return Failure(type(error).__name__, str(error)[:_LONGEST_MESSAGE])
+    try:
+        message = str(error)[:_LONGEST_MESSAGE]
+    except Exception:  # noqa: BLE001  (a model's error class may be broken too)
+        message = "It cannot be shown what it says."
+    return Failure(type(error).__name__, message.encode(errors="replace").decode())
 
 
-def _runner(model: LoadedModel, gathered: Gathered) -> Callable[[int, int], Sequence[Result]]:
+def _runner(
+    model: LoadedModel, payloads: Sequence[Payload], gathered: Gathered
+) -> Callable[[int, int], Sequence[Result]]:
+    """What runs a range of the gathered jobs.
+
+    Halves of a batch that raised are read anew: the model may have written into its input.
+    """
+    readable = [payloads[place] for place in gathered.places]
+
+    def run(start: int, end: int) -> Sequence[Result]:
+        whole = end - start == len(readable)
+        return _run(model, gathered if whole else gather(model.signature, readable[start:end]))
+
+    return run
+
+
+def _run(model: LoadedModel, gathered: Gathered) -> Sequence[Result]:
     if isinstance(model, ArrayModel):
-        batch = gathered.batch or {}
-        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-        lengths = _lengths(model.signature, gathered)
-        return lambda start, end: _forward(model, tensors, lengths, start, end)
+        return _forward(model, gathered)
     rows = gathered.rows if gathered.rows is not None else _rows_of(gathered)
-    return lambda start, end: [
-        wire.encode(_checked(model, row)) for row in model.run(rows[start:end])
-    ]
+    return [wire.encode(model.signature.validate_output(row)) for row in model.run(rows)]
 
 
 def _rows_of(gathered: Gathered) -> list[Any]:
     """The rows of a handler that takes arrays, cut from the batch they were joined into."""
     ((_, joined),) = (gathered.batch or {}).items()
-    return list(joined)
+    return [joined[place, ...] for place in range(len(joined))]
 
 
-def _checked(model: LoadedModel, row: Any) -> Any:
-    return model.signature.validate_output(row)
-
-
-def _forward(
-    model: ArrayModel,
-    tensors: dict[str, torch.Tensor],
-    lengths: Sequence[tuple[int, ...]] | None,
-    start: int,
-    end: int,
-) -> list[Result]:
-    part = {name: tensor[start:end] for name, tensor in tensors.items()}
-    outputs = {name: out.cpu().numpy() for name, out in model.forward(part).items()}
-    spared = lengths[start:end] if lengths is not None else None
+def _forward(model: ArrayModel, gathered: Gathered) -> list[Result]:
+    batch = gathered.batch or {}
+    tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+    lengths = _lengths(model.signature, gathered)
     columns = {
-        name: _column(model.signature, name, array, spared) for name, array in outputs.items()
+        name: _column(model.signature, name, out.cpu().numpy(), lengths)
+        for name, out in model.forward(tensors).items()
     }
     encoded = _encoded(columns)
-    for name, array in outputs.items():
+    for name, column in columns.items():
         if not model.signature.outputs[name].allow_nan:
-            _refuse_nan(encoded, name, array)
+            _refuse_nan(encoded, name, column)
     return encoded
 
 
@@ -153,9 +159,14 @@ def _encoded(columns: dict[str, NDArray[Any] | list[NDArray[Any]]]) -> list[Resu
     ]
 
 
-def _refuse_nan(results: list[Result], name: str, array: NDArray[Any]) -> None:
-    flat = np.isnan(array).reshape(len(array), -1).any(axis=1)
-    for place in np.flatnonzero(flat):
+def _refuse_nan(
+    results: list[Result], name: str, column: NDArray[Any] | list[NDArray[Any]]
+) -> None:
+    if isinstance(column, np.ndarray):
+        found = np.isnan(column).any(axis=tuple(range(1, column.ndim)))
+    else:
+        found = np.array([np.isnan(row).any() for row in column])
+    for place in np.flatnonzero(found):
         results[place] = Failure(
             "NotANumber", f"The model returned NaN in output {name!r}, which allows none."
         )

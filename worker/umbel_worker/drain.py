@@ -73,9 +73,11 @@ class Drainer:
             OSError: the model's files cannot be read just now; no job was touched.
         """
         slot, tally = slot_of(lane), Tally()
+        # Not released if this raises: the flusher then waits for this drain, longer each time,
+        # before it sends another. Released, it would send one at once, and again.
+        model = self._model(lane)
         end = time.monotonic() + self.budget_s
         try:
-            model = self._model(lane)
             claimed = self.runner.run(self._claim(slot, token))
             while claimed.uids or claimed.left:
                 settle = self._process(slot, token, model, claimed, tally)

@@ -10,6 +10,7 @@ from celery import Task, shared_task
 from celery.utils.log import get_task_logger
 from redis.exceptions import RedisError
 
+from umbel_config.errors import StoreUnavailable
 from umbel_worker import runtime
 from umbel_worker.dispatch import INFER
 
@@ -34,7 +35,7 @@ def infer(self: Task, lane: str) -> dict[str, Any]:
     """
     try:
         tally = runtime.drainer().drain(lane, self.request.id)
-    except (RedisError, OSError) as error:
+    except (RedisError, StoreUnavailable, OSError) as error:
         log.warning("lane %s: %s; its jobs wait for the next wake-up", lane, error)
         return {"jobs": 0, "error": type(error).__name__}
     return asdict(tally)

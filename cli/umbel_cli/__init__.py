@@ -1,0 +1,1 @@
+"""The `umbel` command: start everything, push models, submit jobs, look at lanes."""

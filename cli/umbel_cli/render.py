@@ -1,0 +1,209 @@
+"""How values are shown: tables and lines for people, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from umbel_batching.census import JobInfo, LaneStatus
+from umbel_registry import Manifest, Signature, TensorSpec
+
+#: Columns where standard output is no terminal.
+_PIPE_WIDTH = 120
+_UNITS = ("B", "KiB", "MiB", "GiB")
+_STATE_STYLES = {
+    "succeeded": "green",
+    "failed": "red",
+    "expired": "yellow",
+    "cancelled": "yellow",
+    "running": "cyan",
+}
+
+
+def output() -> Console:
+    """Standard output."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def errors() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON on standard output; arrays as lists, bytes in base64, NaN as null.
+
+    Args:
+        value: plain values, structs and arrays.
+    """
+    text = msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2)
+    sys.stdout.write(text.decode() + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def value_text(value: Any) -> str:
+    """A result as people read it; long arrays are cut in the middle."""
+    if isinstance(value, np.ndarray):
+        return np.array2string(value, precision=4, suppress_small=True, threshold=100)
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {value_text(each)}" for name, each in value.items())
+    return value if isinstance(value, str) else repr(value)
+
+
+def job_line(info: JobInfo) -> str:
+    """How a finished job went, in one line."""
+    parts = [f"{info.model} {info.version}"]
+    if info.batch_size is not None:
+        parts.append(f"batch of {info.batch_size} (flushed by {info.flush_reason})")
+    if info.wait_ms is not None:
+        parts.append(f"waited {info.wait_ms} ms")
+    if info.compute_ms is not None:
+        parts.append(f"computed in {info.compute_ms:.1f} ms")
+    return " · ".join(parts)
+
+
+def job_table(info: JobInfo) -> Table:
+    """The whole story of a job."""
+    table = _grid()
+    table.add_row("id", info.id)
+    table.add_row("model", f"{info.model} {info.version}")
+    table.add_row("state", Text(info.state, style=_STATE_STYLES.get(info.state, "")))
+    for name, value in (
+        ("created", _time(info.created_at)),
+        ("started", _time(info.started_at)),
+        ("finished", _time(info.finished_at)),
+        ("waited", _milliseconds(info.wait_ms)),
+        ("computed in", _milliseconds(info.compute_ms)),
+        ("batch", _batch(info)),
+        ("attempts", str(info.attempts)),
+        ("worker", info.worker),
+        ("metadata", str(info.metadata) if info.metadata else None),
+        ("error", info.error),
+    ):
+        if value is not None:
+            table.add_row(name, Text(value))
+    return table
+
+
+def lanes_table(lanes: list[LaneStatus]) -> Table:
+    """All lanes, one a row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = "waiting running oldest rate succeeded failed expired cancelled batches batch workers"
+    table.add_column("lane", no_wrap=True)
+    for name in names.split():
+        table.add_column(name, justify="right")
+    for lane in lanes:
+        done = lane.succeeded + lane.failed
+        table.add_row(
+            lane.lane,
+            f"{lane.waiting:,}",
+            str(lane.running),
+            f"{lane.oldest_ms / 1000:.1f} s" if lane.waiting else "-",
+            f"{lane.rate:,.0f}/s",
+            *(f"{n:,}" for n in (lane.succeeded, lane.failed, lane.expired, lane.cancelled)),
+            f"{lane.batches:,}",
+            f"{done / lane.batches:.1f}" if lane.batches else "-",
+            str(lane.slots) if lane.slots else Text("none", style="bold red"),
+        )
+    return table
+
+
+def models_table(manifests: list[Manifest]) -> Table:
+    """Registered versions, one a row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "version", "format", "queue", "inputs", "outputs", "batch", "created"):
+        table.add_column(name)
+    for each in manifests:
+        table.add_row(
+            each.name,
+            each.version,
+            each.format,
+            each.queue,
+            specs_text(each.signature.inputs),
+            specs_text(each.signature.outputs),
+            f"≤ {each.policy.max_batch_size}",
+            f"{each.created_at.astimezone():%Y-%m-%d %H:%M}",
+        )
+    return table
+
+
+def manifest_table(manifest: Manifest) -> Table:
+    """Everything about one version."""
+    table = _grid()
+    table.add_row("model", Text(f"{manifest.name} {manifest.version}", style="bold"))
+    if manifest.description:
+        table.add_row("description", Text(manifest.description))
+    table.add_row("format", manifest.format)
+    table.add_row("queue", manifest.queue)
+    table.add_row("created", f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M:%S}")
+    _signature_rows(table, manifest.signature)
+    policy = manifest.policy
+    table.add_row(
+        "batching",
+        f"up to {policy.max_batch_size} jobs, waiting at most {policy.max_wait_ms} ms; "
+        f"at most {policy.max_queue:,} jobs or {size_text(policy.max_queue_bytes)} in the lane",
+    )
+    for path, file in manifest.files.items():
+        table.add_row("file", Text(f"{path}  {size_text(file.bytes)}  sha256 {file.sha256}"))
+    table.add_row("digest", manifest.digest)
+    return table
+
+
+def _signature_rows(table: Table, signature: Signature) -> None:
+    table.add_row("inputs", Text(specs_text(signature.inputs)))
+    table.add_row("outputs", Text(specs_text(signature.outputs)))
+
+
+def specs_text(specs: dict[str, TensorSpec]) -> str:
+    """Inputs or outputs in short: ``pixels float32 [64]``."""
+    return ", ".join(
+        f"{name} {spec.dtype}" + (f" {list(spec.shape)}" if spec.is_array else "")
+        for name, spec in specs.items()
+    )
+
+
+def size_text(count: float) -> str:
+    """Bytes in a readable unit."""
+    step = 1024
+    for unit in _UNITS[:-1]:
+        if count < step:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= step
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _time(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    moment = datetime.fromtimestamp(milliseconds / 1000).astimezone()
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}"
+
+
+def _milliseconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.1f} ms" if value % 1 else f"{value:,.0f} ms"
+
+
+def _batch(info: JobInfo) -> str | None:
+    if info.batch_id is None:
+        return None
+    jobs = "1 job" if info.batch_size == 1 else f"{info.batch_size} jobs"
+    return f"{jobs}, flushed by {info.flush_reason} ({info.batch_id})"

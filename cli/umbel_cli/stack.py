@@ -1,0 +1,182 @@
+"""The whole stack in one place: Redis, workers and flusher, started, tended and stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Self
+
+from umbel_batching.census import worker_slots
+from umbel_cli.child import Child, Say
+from umbel_cli.store import client_of, with_url
+from umbel_config.connect import check_server, connect
+from umbel_config.embedded import EmbeddedRedis, attach
+from umbel_config.errors import StoreUnavailable
+from umbel_config.settings import Settings, environment, mask_url
+
+#: Seconds that running batches get to finish at a stop.
+PATIENCE_S = 30.0
+_POLL_S = 0.1
+_LOOK_S, _MISSES = 1.0, 3
+
+
+class Stack:
+    """An embedded Redis where no URL is set, N workers, and a flusher where they run none.
+
+    Args:
+        settings: of all members; without a ``redis_url`` an embedded Redis is started, or the one
+            that another process runs for the same ``state_dir`` is used.
+        workers: how many worker processes.
+        say: prints a line of a member.
+    """
+
+    def __init__(self, settings: Settings, *, workers: int, say: Say) -> None:
+        self.settings = settings
+        self._given, self._workers, self._say = settings, workers, say
+        self._server: EmbeddedRedis | None = None
+        self._children: list[Child] = []
+        self._next_look, self._misses = 0.0, 0
+
+    @property
+    def redis(self) -> str:
+        """Where Redis is and whose, in words, without a password."""
+        url = self.settings.redis_url
+        where = mask_url(url.get_secret_value()) if url else "nowhere"
+        if self._server is None:
+            return where
+        whose = "embedded, run by another process" if self.joins else "embedded"
+        return f"{where} ({whose}, pid {self._server.pid})"
+
+    @property
+    def joins(self) -> bool:
+        """Whether it uses an embedded Redis that another process runs."""
+        return self._server is not None and not self._server.owned
+
+    @property
+    def pids(self) -> dict[str, int | None]:
+        """The process id of each member; ``None`` for one that is down just now."""
+        return {child.name: child.pid for child in self._children}
+
+    def start(self) -> None:
+        """Starts everything.
+
+        Raises:
+            StoreUnavailable: Redis cannot be started, reached or used.
+        """
+        self._open_store()
+        self._start_children()
+
+    def tend(self) -> None:
+        """One look at all members; the dead are started again."""
+        for child in self._children:
+            child.tend()
+        if self._server is not None and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_S
+            self._look_at_store()
+
+    def run(self, stop: threading.Event) -> None:
+        """Tends the members until ``stop`` is set."""
+        while not stop.wait(_POLL_S):
+            self.tend()
+
+    def wait_ready(self, stop: threading.Event, timeout_s: float = 60.0) -> bool:
+        """Waits until workers say that they serve the queues.
+
+        Args:
+            stop: ends the wait.
+            timeout_s: as does this.
+
+        Returns:
+            Whether they do.
+        """
+        end = time.monotonic() + timeout_s
+        while not stop.is_set() and time.monotonic() < end:
+            if all(self.slots().values()):
+                return True
+            self.tend()
+            stop.wait(_POLL_S)
+        return False
+
+    def slots(self) -> dict[str, int]:
+        """Batches that live workers of each queue can run side by side."""
+        with client_of(self.settings) as client:
+            seconds, micros = client.time()
+            now_ms = seconds * 1000 + micros // 1000
+            space = self.settings.namespace
+            return {
+                queue: worker_slots(client, space, queue, now_ms) for queue in self.settings.queues
+            }
+
+    def stop(self, hurry: threading.Event, patience_s: float = PATIENCE_S) -> None:
+        """Stops the members, then Redis if it is ours; batches that run may finish.
+
+        Args:
+            hurry: ends the wait for them when it is set.
+            patience_s: as does the end of this time.
+        """
+        try:
+            self._stop_children(hurry, patience_s)
+        finally:
+            if self._server is not None:
+                self._server.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop(threading.Event())
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(threading.Event())
+
+    def _open_store(self) -> None:
+        if self._given.redis_url is None:
+            self._server = EmbeddedRedis.start(self._given.state_dir)
+            self.settings = with_url(self._given, self._server.url)
+        with connect(self.settings, client_name="umbel-stack") as client:
+            for warning in check_server(client).warnings:
+                self._say("redis", f"warning: {warning}")
+
+    def _start_children(self) -> None:
+        variables = environment(self.settings)
+        self._children = [
+            Child(f"worker-{place}", ("worker",), variables, self._say)
+            for place in range(1, self._workers + 1)
+        ]
+        if not self.settings.flusher:
+            self._children.append(Child("flusher", ("flusher",), variables, self._say))
+        for child in self._children:
+            child.start()
+
+    def _stop_children(self, hurry: threading.Event, patience_s: float) -> None:
+        end = time.monotonic() + patience_s
+        for child in self._children:
+            child.ask_to_stop()
+        while any(child.alive() for child in self._children) and time.monotonic() < end:
+            if hurry.wait(_POLL_S / 2):
+                break
+        for child in self._children:
+            if child.alive():
+                self._say(child.name, "does not stop in time; killed, its jobs will run again")
+            child.end()
+        self._children = []
+
+    def _look_at_store(self) -> None:
+        """Starts the embedded Redis again when it, or the process that ran it, is gone."""
+        self._misses = 0 if attach(self._given.state_dir) else self._misses + 1
+        if self._misses < _MISSES or self._server is None:
+            return
+        self._misses = 0
+        self._say("redis", "the embedded Redis is gone; starting it here, with the same data")
+        self._server.close()
+        before = self.settings
+        try:
+            self._open_store()
+        except StoreUnavailable as error:
+            self._say("redis", f"{error}")
+            return
+        if self.settings != before:  # it has moved to another socket, which the members must know
+            self._stop_children(threading.Event(), PATIENCE_S)
+            self._start_children()

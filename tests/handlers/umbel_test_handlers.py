@@ -1,0 +1,71 @@
+"""Models as tests like them: small, deterministic, and failing on demand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: First values of a row that make trouble.
+UNLUCKY, JUNK, NAN, DEADLY, LOUD = 13.0, 14.0, 15.0, 16.0, 17.0
+#: First values from here on are of tests, not made up for the dry run or to warm up.
+REAL = 100.0
+_nap = threading.Event()
+
+
+def _hold() -> None:
+    """Waits as long as the environment asks: some milliseconds, or until a gate file exists."""
+    _nap.wait(int(os.environ.get("TEST_PAUSE_MS", "0")) / 1000)
+    gate = os.environ.get("TEST_GATE")
+    while gate and not Path(gate).exists():
+        _nap.wait(0.005)
+
+
+class Affine:
+    """Rows of floats to ``2 x + 1``."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.forwards = 0
+
+    def forward(self, rows: list[Any]) -> list[Any]:
+        self.forwards += 1
+        first = {float(row[0]) for row in rows}
+        if max(first) >= REAL:
+            _hold()
+        if UNLUCKY in first:
+            raise ValueError("unlucky input")
+        if DEADLY in first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [self._one(row) for row in rows]
+
+    def _one(self, row: Any) -> Any:
+        out = row * 2 + 1
+        if row[0] == JUNK:
+            return "junk"
+        if row[0] == NAN:
+            out[0] = np.nan
+        return np.repeat(out, 1_000_000) if row[0] == LOUD else out
+
+
+class Shout:
+    """Text to upper case."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = device
+
+    def forward(self, rows: list[str]) -> list[str]:
+        return [row.upper() for row in rows]
+
+
+class Sum:
+    """Two rows of floats to their sum."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = device
+
+    def forward(self, rows: list[dict[str, Any]]) -> list[Any]:
+        return [row["a"] + row["b"] for row in rows]

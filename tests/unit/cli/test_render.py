@@ -1,0 +1,138 @@
+"""Tables and lines for people, JSON for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from umbel import JobInfo
+from umbel_batching.census import LaneStatus
+from umbel_cli.render import job_line, job_table, lanes_table, print_json, size_text, value_text
+
+INFO = JobInfo(
+    id="k3f9x2ab-0193",
+    model="digits",
+    version="3",
+    state="succeeded",
+    created_at=1_700_000_000_000,
+    started_at=1_700_000_000_004,
+    finished_at=1_700_000_000_006,
+    batch_id="b" * 32,
+    batch_size=7,
+    flush_reason="size",
+    wait_ms=4,
+    compute_ms=1.25,
+    attempts=1,
+    worker="host:12",
+    error=None,
+    metadata={"tag": "[red]"},
+)
+LANE = LaneStatus(
+    lane="digits@3",
+    model="digits",
+    version="3",
+    queue="umbel",
+    waiting=1200,
+    waiting_bytes=5,
+    running=1,
+    oldest_ms=1500,
+    submitted=3000,
+    succeeded=1790,
+    failed=10,
+    expired=0,
+    cancelled=0,
+    batches=100,
+    leases_lost=0,
+    rate=950.4,
+    slots=2,
+    max_batch_size=64,
+    max_wait_ms=5,
+)
+
+
+def drawn(table: Table) -> str:
+    file = io.StringIO()
+    Console(file=file, width=200).print(table)
+    return file.getvalue()
+
+
+def printed(value: Any, capsys: pytest.CaptureFixture[str]) -> Any:
+    print_json(value)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_json_of_arrays_bytes_and_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"a": np.array([1.5, np.nan]), "b": b"\x00\xff", "c": np.float32(2), "d": [np.int8(3)]}
+    assert printed(value, capsys) == {"a": [1.5, None], "b": "AP8=", "c": 2.0, "d": [3]}
+
+
+def test_json_keys_are_those_of_the_structs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(printed(INFO, capsys)) == list(INFO.__struct_fields__)
+    assert list(printed([LANE], capsys)[0]) == list(LANE.__struct_fields__)
+
+
+def test_json_refuses_what_has_no_json_form() -> None:
+    with pytest.raises(TypeError, match="object has no JSON form"):
+        print_json({"x": object()})
+
+
+def test_values_for_people() -> None:
+    assert value_text(np.array([0.125, 2.0])) == "[0.125 2.   ]"
+    assert "..." in value_text(np.zeros(10_000))
+    assert value_text({"a": np.array([1]), "b": "hello"}) == "a: [1]\nb: hello"
+    assert value_text("hello") == "hello"
+    assert value_text([1, None]) == "[1, None]"
+
+
+def test_a_job_in_one_line() -> None:
+    assert job_line(INFO) == (
+        "digits 3 · batch of 7 (flushed by size) · waited 4 ms · computed in 1.2 ms"
+    )
+
+
+def test_a_job_that_waits_says_only_what_is_known() -> None:
+    unknown = ("started_at", "finished_at", "batch_id", "batch_size", "wait_ms", "compute_ms")
+    waiting = msgspec.structs.replace(INFO, state="queued", **dict.fromkeys(unknown))
+    assert job_line(waiting) == "digits 3"
+    text = drawn(job_table(waiting))
+    assert "queued" in text
+    assert "started" not in text
+
+
+def test_the_story_of_a_job_keeps_brackets() -> None:
+    text = drawn(job_table(INFO))
+    assert "7 jobs, flushed by size" in text
+    assert "{'tag': '[red]'}" in text
+
+
+def test_lanes_show_counts_and_workers() -> None:
+    text = drawn(lanes_table([LANE]))
+    for word in ("digits@3", "1,200", "1.5 s", "950/s", "1,790", "18.0"):
+        assert word in text
+    assert "none" not in text
+
+
+def test_a_lane_without_workers_says_so() -> None:
+    empty = msgspec.structs.replace(LANE, slots=0, waiting=0, batches=0)
+    assert "none" in drawn(lanes_table([empty]))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (3 * 2**20, "3.0 MiB"),
+        (2**41, "2048.0 GiB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size_text(count) == text

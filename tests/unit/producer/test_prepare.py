@@ -1,0 +1,117 @@
+"""What a caller gives is checked and bounded before anything is queued."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from umbel._prepare import Options, Target, options, prepare, prepare_many
+from umbel_batching import wire
+from umbel_batching.lanes import Lane
+from umbel_batching.policy import BatchPolicy
+from umbel_batching.record import MAX_META
+from umbel_config.errors import InvalidInput, PayloadTooLarge
+from umbel_registry import Signature, TensorSpec
+
+REPLY = "0123456789abcdef"
+ROW = np.arange(4, dtype=np.float32)
+
+
+def make(**given: Any) -> Options:
+    return options(**{"reply": REPLY, "timeout": None, "metadata": None, "max_bytes": 1000} | given)
+
+
+def target(**batching: int) -> Target:
+    signature = Signature(
+        inputs={"x": TensorSpec(dtype="float32", shape=(4,), allow_nan=False)},
+        outputs={"y": TensorSpec(dtype="float32", shape=(4,))},
+    )
+    lane = Lane(model="digits", version="1", policy=BatchPolicy(**batching))
+    return Target(lane, signature)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "expected"),
+    [(None, 0), (1, 1000), (0.5, 500), (1e-9, 1), (30 * 24 * 3600, 2_592_000_000)],
+)
+def test_timeout_becomes_milliseconds(timeout: float | None, expected: int) -> None:
+    assert make(timeout=timeout).timeout_ms == expected
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, 2_592_001, "5", [1], True])
+def test_wrong_timeout_is_refused(timeout: Any) -> None:
+    with pytest.raises(InvalidInput, match="timeout must be seconds"):
+        make(timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "metadata", [[1], "text", {1: "a"}, {"a": object()}, {"a": {1, 2}.__iter__()}]
+)
+def test_metadata_that_is_no_plain_dict_is_refused(metadata: Any) -> None:
+    with pytest.raises(InvalidInput, match="metadata"):
+        make(metadata=metadata)
+
+
+def test_metadata_over_its_limit_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=str(MAX_META)):
+        make(metadata={"a": "x" * MAX_META})
+
+
+def test_job_carries_reply_metadata_and_payload() -> None:
+    new = prepare(target(), ROW, make(metadata={"a": 1}, timeout=2))
+    assert new.tail.startswith(REPLY.encode())
+    assert new.timeout_ms == 2000
+    assert new.tail.endswith(wire.encode(ROW))
+
+
+def test_payload_at_the_limit_passes_and_one_byte_more_does_not() -> None:
+    size = len(wire.encode(ROW))
+    prepare(target(), ROW, make(max_bytes=size))
+    with pytest.raises(PayloadTooLarge, match=f"{size} bytes.*max_payload_bytes"):
+        prepare(target(), ROW, make(max_bytes=size - 1))
+
+
+def test_job_that_no_lane_could_ever_hold_is_too_large_not_a_full_lane() -> None:
+    with pytest.raises(PayloadTooLarge, match="max_queue_bytes"):
+        prepare(target(max_queue_bytes=100), ROW, make())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ROW.astype(np.float64),
+        ROW[:3],
+        ROW.reshape(1, 4),
+        np.full(4, np.nan, dtype=np.float32),
+        [1.0, "a", 2.0, 3.0],
+        [[1.0], [1.0, 2.0]],
+        "text",
+        b"bytes",
+        None,
+        object(),
+        {"x": ROW, "z": ROW},
+        {},
+    ],
+    ids=repr,
+)
+def test_value_that_does_not_fit_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidInput):
+        prepare(target(), value, make())
+
+
+def test_many_are_all_checked_before_the_first_is_made() -> None:
+    with pytest.raises(InvalidInput, match="Row 2"):
+        prepare_many(target(), [ROW, ROW, ROW[:2]], make())
+
+
+def test_rows_of_one_array_are_jobs_of_their_own() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    jobs = prepare_many(target(), rows, make())
+    assert len({job.uid for job in jobs}) == 3
+    head = len(make().tail)
+    decoded = [wire.decode(job.tail[head:]) for job in jobs]
+    np.testing.assert_array_equal(np.stack(decoded), rows)
+    assert prepare_many(target(), rows[:0], make()) == []

@@ -1,0 +1,209 @@
+"""Draining: batches claimed, settled with one message per client, and given back on trouble."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fakeredis
+import numpy as np
+import pytest
+
+from umbel_batching import replies, wire
+from umbel_batching.calls import Calls, Claimed, NewJob
+from umbel_batching.keys import lane_keys, reply_channel
+from umbel_batching.lanes import Lane, new_uid
+from umbel_batching.policy import BatchPolicy
+from umbel_batching.record import NO_REPLY, Failure, State, parse, tail
+from umbel_batching.scripts import Runner
+from umbel_config.errors import ModelLoadFailed
+from umbel_registry.loading import ArrayModel
+from umbel_worker.drain import Drainer, settlement
+from umbel_worker.leases import LeaseKeeper
+
+LANE = Lane(model="digits", version="1", policy=BatchPolicy(max_batch_size=4, max_wait_ms=0))
+ONE, TWO = "1" * 16, "2" * 16
+ROW = np.arange(4, dtype=np.float32)
+
+
+class Models:
+    """Stands where the cache of loaded models does."""
+
+    def __init__(self, get: Callable[[], Any]) -> None:
+        self._get = get
+
+    def get(self, lane: str) -> Any:
+        assert lane == LANE.name
+        return self._get()
+
+
+class Bench:
+    """A drainer on a fake Redis, and the jobs of one lane."""
+
+    def __init__(self, store: fakeredis.FakeRedis, get: Callable[[], Any]) -> None:
+        self.store, self.keys = store, lane_keys("t", LANE.slot)
+        self.runner, self.calls, self.stopping = Runner(store), Calls("t"), threading.Event()
+        self.leases = LeaseKeeper(self.runner, self.calls, 60_000)
+        self.drainer = Drainer(
+            runner=self.runner,
+            calls=self.calls,
+            models=Models(get),  # type: ignore[arg-type]
+            leases=self.leases,
+            worker="w1",
+            lease_ms=60_000,
+            ttl_s=100,
+            budget_s=30,
+            stopping=self.stopping,
+        )
+
+    def submit(self, count: int, reply: str = NO_REPLY) -> list[str]:
+        jobs = [NewJob(new_uid(), tail(reply, b"") + wire.encode(ROW + at)) for at in range(count)]
+        self.runner.run(self.calls.submit(LANE, jobs))
+        return [job.uid for job in jobs]
+
+    def send(self) -> str:
+        """Has the flusher note a drain as sent."""
+        token = new_uid()
+        call = self.calls.flush(LANE.slot, slots=1, patience_ms=60_000, tokens=[token])
+        assert self.runner.run(call).sent == 1
+        return token
+
+    def states(self, uids: list[str]) -> list[State | None]:
+        return self.runner.run(self.calls.states(LANE.slot, uids))
+
+    def count(self, what: str) -> int:
+        return int(self.store.zcard(getattr(self.keys, what)))
+
+
+@pytest.fixture
+def bench(store: fakeredis.FakeRedis) -> Iterator[Callable[[Callable[[], Any]], Bench]]:
+    made: list[Bench] = []
+
+    def make(get: Callable[[], Any]) -> Bench:
+        made.append(Bench(store, get))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.leases.stop()
+
+
+@pytest.fixture
+def double(array_model: Callable[..., ArrayModel]) -> ArrayModel:
+    return array_model(lambda x: x * 2)
+
+
+def test_drain_empties_the_lane_in_batches(bench: Any, double: ArrayModel) -> None:
+    made = bench(lambda: double)
+    uids = made.submit(10)
+    tally = made.drainer.drain(LANE.name, made.send())
+    assert (tally.jobs, tally.batches, tally.failed, tally.lost) == (10, 3, 0, 0)
+    assert made.states(uids) == [State.SUCCEEDED] * 10
+    assert [made.count(what) for what in ("waiting", "leases", "sent", "drains")] == [0] * 4
+
+
+def test_empty_lane_ends_the_drain(bench: Any, double: ArrayModel) -> None:
+    made = bench(lambda: double)
+    assert made.drainer.drain(LANE.name, "token").batches == 0
+
+
+def test_shutdown_ends_the_drain_with_its_batch(bench: Any, double: ArrayModel) -> None:
+    made = bench(lambda: double)
+    uids = made.submit(10)
+    made.stopping.set()
+    assert made.drainer.drain(LANE.name, made.send()).jobs == 4
+    assert made.states(uids).count(State.QUEUED) == 6
+    assert made.count("leases") == made.count("drains") == 0
+
+
+def test_spent_budget_ends_the_drain(
+    bench: Any, array_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def slow(x: Any) -> Any:
+        now[0] += 20
+        return x
+
+    model = array_model(slow)
+    made = bench(lambda: model)
+    made.submit(20)
+    monkeypatch.setattr("umbel_worker.drain.time.monotonic", lambda: now[0])
+    assert made.drainer.drain(LANE.name, "token").batches == 2
+
+
+def test_model_that_will_never_load_fails_the_jobs_with_the_reason(bench: Any) -> None:
+    def broken() -> Any:
+        raise ModelLoadFailed("no such operator")
+
+    made = bench(broken)
+    (uid,) = made.submit(1)
+    assert made.drainer.drain(LANE.name, made.send()).failed == 1
+    record = parse(made.store.get(made.keys.job + uid))
+    assert record.state is State.FAILED
+    assert b"ModelLoadFailed" in bytes(record.body)
+
+
+def test_files_out_of_reach_leave_the_jobs_and_are_not_hammered(bench: Any) -> None:
+    """The token stays noted as sent: the flusher's patience is the pause before the next try."""
+
+    def unreachable() -> Any:
+        raise OSError("network share is away")
+
+    made = bench(unreachable)
+    uids = made.submit(3)
+    token = made.send()
+    with pytest.raises(OSError, match="share"):
+        made.drainer.drain(LANE.name, token)
+    assert made.states(uids) == [State.QUEUED] * 3
+    assert made.store.zscore(made.keys.sent, token) is not None
+
+
+def test_lost_lease_writes_nothing(bench: Any, array_model: Any) -> None:
+    made: Bench
+
+    def sluggish(x: Any) -> Any:
+        made.store.delete(made.keys.leases)
+        return x
+
+    model = array_model(sluggish)
+    made = bench(lambda: model)
+    uids = made.submit(2)
+    tally = made.drainer.drain(LANE.name, made.send())
+    assert (tally.jobs, tally.lost) == (2, 2)
+    assert made.states(uids) == [State.RUNNING] * 2
+
+
+def test_each_waiting_client_gets_one_message_for_its_jobs(bench: Any, double: ArrayModel) -> None:
+    made = bench(lambda: double)
+    heard = made.store.pubsub(ignore_subscribe_messages=True)
+    heard.subscribe(reply_channel("t", ONE), reply_channel("t", TWO))
+    first, second, nobody = made.submit(1, ONE), made.submit(1, TWO), made.submit(1)
+    first += made.submit(1, ONE)
+    made.drainer.drain(LANE.name, made.send())
+    messages = {}
+    for message in filter(None, [heard.get_message(timeout=0.05) for _ in range(6)]):
+        assert message["channel"].decode() not in messages
+        messages[message["channel"].decode()], _ = replies.read(message["data"])
+    told = {name[-16:]: [job for job, _ in outcomes] for name, outcomes in messages.items()}
+    assert told == {
+        ONE: [f"{LANE.slot}-{uid}" for uid in first],
+        TWO: [f"{LANE.slot}-{uid}" for uid in second],
+    }
+    assert made.states(nobody) == [State.SUCCEEDED]
+    heard.close()
+
+
+def test_settlement_counts_and_keeps_order() -> None:
+    head = "r01" + "00000" + "b" * 32 + "1".zfill(13) + "0" * 26
+    raws = [(head + ONE + "0000000").encode() + b"payload"] * 2
+    claimed = Claimed("b" * 32, "size", 1, 2, 0, [new_uid(), new_uid()], raws)
+    outcome = settlement("a" * 8, claimed, [b"\x01", Failure("ValueError", "bad")], 5)
+    assert (outcome.succeeded, outcome.compute_us) == (1, 5)
+    assert [parse(raw).state for raw in outcome.records] == [State.SUCCEEDED, State.FAILED]
+    assert list(outcome.messages) == [ONE]
+    told, _ = replies.read(outcome.messages[ONE])
+    assert [(job[-32:], out.state) for job, out in told] == list(
+        zip(claimed.uids, [State.SUCCEEDED, State.FAILED], strict=True)
+    )
