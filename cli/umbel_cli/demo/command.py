@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,9 +60,17 @@ def _farewell(out: Console, job_id: str, settings: Settings) -> None:
     out.rule("[bold]now you", align="left")
     same = "" if settings == load_settings() else " (with the flags that you gave to the demo)"
     out.print(f"Nothing is left running. Start it for yourself, in this terminal{same}:\n")
-    out.print("  umbel up\n", style="bold")
+    umbel = program()
+    out.print(f"  {umbel} up\n", style="bold")
     out.print("and in another one:\n")
-    out.print("  umbel submit digits --example", style="bold")
-    out.print(f"  umbel job {job_id}", style="bold", soft_wrap=True, end="")
+    out.print(f"  {umbel} submit digits --example", style="bold")
+    out.print(f"  {umbel} job {job_id}", style="bold", soft_wrap=True, end="")
     out.print(f"   [dim]# one of the jobs above; kept for {ttl}[/dim]")
-    out.print("  umbel lanes", style="bold")
+    out.print(f"  {umbel} lanes", style="bold")
+
+
+def program() -> str:
+    """How this installation's command is called from here: it may not be on the PATH."""
+    if shutil.which("umbel"):
+        return "umbel"
+    return os.path.relpath(Path(sys.executable).with_name("umbel"))
