@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from umbel._inbox import Inbox, Waiting
+from umbel._inbox import READ_TOGETHER, Inbox, Waiting, by_slot
 from umbel._models import TargetCache, find_async
 from umbel._outcome import not_found, outcome_in
 from umbel._prepare import Target
@@ -27,7 +27,6 @@ from umbel_config.settings import Settings
 log = logging.getLogger("umbel.client")
 #: Submits on their way at the same time; more would only open more connections.
 _CONCURRENT = 16
-_POLLED = 256
 _READ_S = 1.0
 _RECONNECT_S = 0.2
 
@@ -72,7 +71,7 @@ class AsyncSession:
             if self._listening is None:
                 async with AsyncExitStack() as failed:
                     client = connect_async(
-                        self._settings, purpose="pubsub", client_name="umbel-listener"
+                        self._settings, purpose="pubsub", client_name="umbel-listener", retries=0
                     )
                     failed.push_async_callback(client.aclose)
                     pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
@@ -92,8 +91,8 @@ class AsyncSession:
         for job in jobs:
             by_slot[split_id(job.id)[0]].append(job)
         for slot, some in by_slot.items():
-            for at in range(0, len(some), _POLLED):
-                await self._poll(slot, some[at : at + _POLLED])
+            for at in range(0, len(some), READ_TOGETHER):
+                await self._poll(slot, some[at : at + READ_TOGETHER])
 
     async def state(self, job_id: str) -> State:
         """The state of a job; its payload does not travel."""
@@ -170,22 +169,24 @@ class AsyncSession:
             await pubsub.get_message(timeout=_READ_S)
 
     async def _listen(self, pubsub: Any, runner: AsyncRunner) -> None:
+        missed = False
         while not _cancelling():
             try:
                 message = await pubsub.get_message(timeout=_READ_S)
                 if message is not None:
-                    await self._receive(message["data"], runner)
+                    await self._read(self.inbox.receive(message["data"]), runner)
+                if missed:
+                    await self._read(self.inbox.expected(), runner)
+                    missed = False
             except Exception as error:  # noqa: BLE001  (a bad message must not end all pushes)
                 log.info("listener goes on after %s", type(error).__name__)
+                missed = True
                 await asyncio.sleep(_RECONNECT_S)
 
-    async def _receive(self, message: bytes, runner: AsyncRunner) -> None:
-        for job_id in self.inbox.receive(message):
-            slot, uid = split_id(job_id)
-            raw = (await runner.run(self._calls.outcomes(slot, [uid])))[0]
-            outcome = outcome_in(raw) if raw else None
-            if outcome is not None:
-                self.inbox.deliver_to(job_id, outcome)
+    async def _read(self, ids: list[str], runner: AsyncRunner) -> None:
+        for slot, uids in by_slot(ids):
+            records = await runner.run(self._calls.outcomes(slot, uids))
+            self.inbox.deliver_records(slot, uids, records)
 
 
 def _cancelling() -> int:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from itertools import islice
 from typing import Any
 
 from umbel._aio_job import AsyncJob
 from umbel._aio_session import AsyncSession
 from umbel._job import PUSHED_POLL_S
-from umbel._stream import LOOKED_AT, MAP_WINDOW, bar, chunks, not_in_time
+from umbel._stream import MAP_WINDOW, bar, chunks, not_in_time, turn
 from umbel_config.errors import JobError, LaneFull
 
 
@@ -50,7 +49,8 @@ async def _next(
             async with asyncio.timeout(max(0.0, min(pause, end - loop.time()))):
                 return await arrived.get()
         except TimeoutError:
-            await session.poll(list(islice(waiting.values(), LOOKED_AT)))
+            looked_at = turn(waiting)
+            await session.poll(looked_at)
             pause = min(pause * 2, PUSHED_POLL_S)
         if loop.time() >= end and arrived.empty():
             raise not_in_time(len(waiting))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from threading import Lock
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+from umbel._outcome import outcome_in
+from umbel_batching.lanes import split_id
 from umbel_batching.record import REPLY_WIDTH
 from umbel_batching.replies import Outcome, read
+
+#: Records that are read from the store in one call.
+READ_TOGETHER = 256
 
 
 class Waiting(Protocol):
@@ -59,6 +66,11 @@ class Inbox:
         _tell(waiting)
         return wanted
 
+    def expected(self) -> list[str]:
+        """The ids of all jobs that wait for an outcome."""
+        with self._lock:
+            return list(self._jobs)
+
     def deliver(self, job: Waiting, outcome: Outcome) -> None:
         """Delivers one outcome that was read from the store."""
         with self._lock:
@@ -73,6 +85,13 @@ class Inbox:
             job = self._jobs.get(job_id)
         if job is not None:
             self.deliver(job, outcome)
+
+    def deliver_records(self, slot: str, uids: Sequence[str], records: Sequence[bytes]) -> None:
+        """Delivers what is terminal among the records of some jobs of one lane."""
+        for uid, raw in zip(uids, records, strict=True):
+            outcome = outcome_in(raw) if raw else None
+            if outcome is not None:
+                self.deliver_to(f"{slot}-{uid}", outcome)
 
     def when_done(self, job: Waiting, call: Callable[[Any], None]) -> bool:
         """Has ``call`` called with the job once its outcome is there.
@@ -93,6 +112,14 @@ class Inbox:
         with self._lock:
             if job.on_done is not None and call in job.on_done:
                 job.on_done.remove(call)
+
+
+def by_slot(ids: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Groups jobs into slots and at most ``READ_TOGETHER`` uids, to be read in one call each."""
+    for slot, parts in groupby(map(split_id, sorted(ids)), key=itemgetter(0)):
+        uids = [uid for _, uid in parts]
+        for at in range(0, len(uids), READ_TOGETHER):
+            yield slot, uids[at : at + READ_TOGETHER]
 
 
 _Waiters = tuple[Waiting, Sequence[Callable[[Any], None]]]

@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import suppress
-from itertools import groupby
 
 import redis
 from redis.exceptions import RedisError
 
-from umbel._inbox import Inbox
-from umbel._outcome import outcome_in
+from umbel._inbox import Inbox, by_slot
 from umbel_batching.calls import Calls
 from umbel_batching.keys import reply_channel
-from umbel_batching.lanes import split_id
 from umbel_batching.scripts import Runner
 
 log = logging.getLogger("umbel.client")
@@ -25,10 +22,12 @@ _RECONNECT_S = 0.2
 class Listener:
     """Receives pushed outcomes into an inbox until it is stopped.
 
-    A push that is lost with its connection is no harm: whoever waits also polls now and then.
+    A push can be lost with its connection. When there is a new one, the listener reads the records
+    of all jobs that still wait; and whoever waits also polls now and then.
 
     Args:
-        client: a Redis client made for ``pubsub``, for this listener alone.
+        client: a Redis client made for ``pubsub``, for this listener alone. It must not try again
+            by itself (``retries=0``), or the loss of a connection would go unnoticed.
         runner: runs reads of records on another connection.
         calls: of the namespace.
         inbox: where outcomes go.
@@ -63,23 +62,24 @@ class Listener:
             self._thread.join()
 
     def _run(self) -> None:
+        missed = False
         while not self._stop.is_set():
             try:
                 message = self._pubsub.get_message(timeout=_READ_S)
                 if message is not None:
-                    self._receive(message["data"])
+                    self._read(self._inbox.receive(message["data"]))
+                if missed:
+                    self._read(self._inbox.expected())
+                    missed = False
             except Exception as error:  # noqa: BLE001  (a bad message must not end all pushes)
                 log.info("listener goes on after %s", type(error).__name__)
+                missed = True
                 self._stop.wait(_RECONNECT_S)
         self._pubsub.close()
         self._client.close()
 
-    def _receive(self, message: bytes) -> None:
-        wanted = sorted(self._inbox.receive(message))
-        for slot, ids in groupby(map(split_id, wanted), key=lambda parts: parts[0]):
-            uids = [uid for _, uid in ids]
+    def _read(self, ids: list[str]) -> None:
+        """Delivers the outcomes of those jobs that are terminal from their records."""
+        for slot, uids in by_slot(ids):
             records = self._runner.run(self._calls.outcomes(slot, uids))
-            for uid, raw in zip(uids, records, strict=True):
-                outcome = outcome_in(raw) if raw else None
-                if outcome is not None:
-                    self._inbox.deliver_to(f"{slot}-{uid}", outcome)
+            self._inbox.deliver_records(slot, uids, records)

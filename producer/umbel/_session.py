@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from umbel._inbox import Inbox, Waiting
+from umbel._inbox import READ_TOGETHER, Inbox, Waiting
 from umbel._listener import Listener
 from umbel._models import TargetCache, find
 from umbel._outcome import not_found, outcome_in
@@ -24,9 +24,6 @@ from umbel_batching.scripts import Runner
 from umbel_config.connect import address_of, check_server, connect, translate_errors
 from umbel_config.embedded import find_store
 from umbel_config.settings import Settings
-
-#: Jobs read from the store in one call.
-_POLLED = 256
 
 
 class _Live:
@@ -84,7 +81,9 @@ class Session:
             runner = self._connected()
             with live.lock, self._translated:
                 if live.listener is None:
-                    pubsub = connect(self._settings, purpose="pubsub", client_name="umbel-listener")
+                    pubsub = connect(
+                        self._settings, purpose="pubsub", client_name="umbel-listener", retries=0
+                    )
                     listener = Listener(pubsub, runner, self._calls, live.inbox)
                     listener.start()
                     live.stop = weakref.finalize(self, listener.stop)
@@ -107,8 +106,8 @@ class Session:
         for job in jobs:
             by_slot[split_id(job.id)[0]].append(job)
         for slot, some in by_slot.items():
-            for at in range(0, len(some), _POLLED):
-                self._poll(slot, some[at : at + _POLLED])
+            for at in range(0, len(some), READ_TOGETHER):
+                self._poll(slot, some[at : at + READ_TOGETHER])
 
     def state(self, job_id: str) -> State:
         """The state of a job; its payload does not travel."""

@@ -17,6 +17,7 @@ from umbel._session import Session
 from umbel_config.errors import JobError, LaneFull, ResultTimeout
 
 T = TypeVar("T")
+W = TypeVar("W")
 #: Rows submitted together, and rows whose results ``map`` waits for at any time.
 MAP_CHUNK, MAP_WINDOW = 256, 8192
 #: Jobs of another client that ``as_completed`` reads in one look.
@@ -51,6 +52,15 @@ def completed(session: Session, jobs: list[Job], timeout: float | None) -> Itera
             inbox.no_longer(job, arrived.put)
 
 
+def turn(waiting: dict[str, W]) -> list[W]:
+    """The jobs to read from the store next; they move to the end, so that all have their turn."""
+    jobs = list(islice(waiting.items(), LOOKED_AT))
+    for job_id, job in jobs:
+        del waiting[job_id]
+        waiting[job_id] = job
+    return [job for _, job in jobs]
+
+
 def _next(session: Session, arrived: SimpleQueue[Job], waiting: dict[str, Job], end: float) -> Job:
     """The next job that becomes terminal, by push or, when nothing comes for a while, by poll."""
     pause = 0.01  # the jobs may be another client's, whose outcomes are not pushed here
@@ -58,7 +68,8 @@ def _next(session: Session, arrived: SimpleQueue[Job], waiting: dict[str, Job], 
         try:
             return arrived.get(timeout=max(0.0, min(pause, end - time.monotonic())))
         except Empty:
-            session.poll(list(islice(waiting.values(), LOOKED_AT)))
+            looked_at = turn(waiting)
+            session.poll(looked_at)
             pause = min(pause * 2, PUSHED_POLL_S)
         if time.monotonic() >= end and arrived.empty():
             raise not_in_time(len(waiting))

@@ -21,7 +21,7 @@ def _hold() -> None:
     """Waits as long as the environment asks: some milliseconds, or until a gate file exists."""
     _nap.wait(int(os.environ.get("TEST_PAUSE_MS", "0")) / 1000)
     gate = os.environ.get("TEST_GATE")
-    while gate and not Path(gate).exists():
+    while (gate := os.environ.get("TEST_GATE")) and not Path(gate).exists():
         _nap.wait(0.005)
 
 

@@ -144,8 +144,8 @@ def test_cancelled_job_is_over_for_all_who_wait(
         assert job.cancel()
         with pytest.raises(JobCancelled):
             waiting.result()
-    assert not job.cancel()
-    assert not client.job(job.id).cancel()
+    assert job.cancel()
+    assert client.job(job.id).cancel()
 
 
 def test_running_job_can_be_cancelled_and_its_neighbours_succeed(
@@ -250,6 +250,24 @@ def test_garbage_on_the_reply_channel_does_not_deafen_the_client(
     serve(site)
     job = client.submit("affine", rows(1)[0])
     wait_until(lambda: job.outcome, "the outcome is pushed")
+
+
+def test_pushes_lost_with_their_connection_are_read_once_it_is_back(
+    client: Client,
+    site: Settings,
+    serve: Serve,
+    rows: Rows,
+    store_redis: redis.Redis,
+    wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not left to polling: a caller who asks job after job would wait a second for each."""
+    monkeypatch.setattr("umbel._listener._RECONNECT_S", 1.0)
+    jobs = client.submit_many("affine", rows(100))
+    for listener in listeners(store_redis):
+        store_redis.client_kill_filter(_id=listener["id"])
+    serve(site)
+    wait_until(lambda: all(job.outcome for job in jobs), "nobody polls, yet all are delivered")
 
 
 def test_outputs_too_large_to_push_are_fetched(

@@ -212,6 +212,7 @@ async def test_redis_restart_is_survived(
     own_redis: Callable[..., Any],
     serve: Serve,
     rows: Rows,
+    wait_until_async: WaitUntilAsync,
 ) -> None:
     server = own_redis("--appendonly", "yes", "--appendfsync", "always")
     site = settings(redis_url=server.url, allowed_modules=("umbel_test_handlers",))
@@ -223,5 +224,10 @@ async def test_redis_restart_is_survived(
             await client.submit("affine", rows(1)[0])
         server.start()
         serve(site)
-        outs = [await job.result(timeout=30) for job in jobs]
+
+        async def all_delivered() -> bool:
+            return all(job.outcome for job in jobs)
+
+        await wait_until_async(all_delivered, "nobody polls, yet all are delivered")
+        outs = [await job.result() for job in jobs]
         np.testing.assert_array_equal(np.stack(outs), rows(20) * 2 + 1)

@@ -20,7 +20,7 @@ from umbel import Client, StoreUnavailable
 from umbel_config.settings import Settings
 
 if TYPE_CHECKING:  # the fixtures of the tests' root
-    from tests.conftest import MakeSettings, Register
+    from tests.conftest import MakeSettings, Register, WaitUntil
 
 Rows = Callable[..., Any]
 Serve = Callable[..., Any]
@@ -144,6 +144,7 @@ def test_redis_restart_is_survived_by_clients_and_drains(
     own_redis: Callable[..., Any],
     serve: Serve,
     rows: Rows,
+    wait_until: WaitUntil,
 ) -> None:
     server = own_redis("--appendonly", "yes", "--appendfsync", "always")
     site = settings(redis_url=server.url, allowed_modules=("umbel_test_handlers",))
@@ -157,7 +158,10 @@ def test_redis_restart_is_survived_by_clients_and_drains(
             before[0].state()
         server.start()
         serve(site)
-        outs = [job.result(timeout=30) for job in before]
+        wait_until(
+            lambda: all(job.outcome for job in before), "nobody polls, yet all are delivered"
+        )
+        outs = [job.result() for job in before]
         np.testing.assert_array_equal(np.stack(outs), rows(20) * 2 + 1)
         server.kill()
         server.start()

@@ -135,3 +135,18 @@ def test_as_completed_ends_with_its_timeout(client: Client, rows: Rows, timeout:
 def test_as_completed_tells_of_an_unknown_job(client: Client) -> None:
     with pytest.raises(JobNotFound):
         list(client.as_completed([client.job("aaaaaaaa-" + "0" * 32)], timeout=5))
+
+
+def test_as_completed_gives_every_job_its_turn(
+    client: Client, site: Settings, serve: Serve, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that nobody runs must not hide those behind them that are done."""
+    monkeypatch.setattr("umbel._stream.LOOKED_AT", 3)
+    serving = serve(site)
+    done = client.submit("affine", rows(1)[0])
+    assert done.wait(20)
+    serving.close()
+    stuck = client.submit_many("affine", rows(8))
+    with Client(settings=site) as other:
+        jobs = [other.job(job.id) for job in [*stuck, done]]
+        assert next(iter(other.as_completed(jobs, timeout=20))).id == done.id
