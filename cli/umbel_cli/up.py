@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -45,6 +46,7 @@ def up(
     Without a redis_url a Redis of its own is started; it keeps its data for the next time. Ctrl-C
     lets running batches finish; jobs that still wait are kept.
     """
+    _require("celery", "torch")
     say = speaker()
     with signals() as (stop, hurry):
         stack = Stack(settings, workers=workers, say=say)
@@ -92,6 +94,13 @@ def speaker() -> Say:
         out.print(Text.assemble((f"{name:>10} │ ", colour), line), soft_wrap=True)
 
     return say
+
+
+def _require(*modules: str) -> None:
+    """Workers that lack a package would only be started again and again."""
+    for name in modules:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 @contextmanager

@@ -223,8 +223,8 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 def _missing(place: str) -> ModelLoadFailed:
     return ModelLoadFailed(
-        f"{place} is missing from the artifact root. Restore it from a backup, or push the model "
-        "again from its folder."
+        f"{place} is missing from the artifact root. If the model was pushed on another machine, "
+        "give both one artifact_root; else restore the file, or push the model again."
     )
 
 

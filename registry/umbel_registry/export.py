@@ -159,7 +159,8 @@ def _forward(
         shapes = ", ".join(f"{n}: {t.dtype} {list(t.shape)}" for n, t in batch.items())
         raise ModelFolderInvalid(
             f"The module fails on a batch of the example ({shapes}): "
-            f"{type(error).__name__}: {error}. The example is one row, without a batch dimension."
+            f"{type(error).__name__}: {error}. The example is one row; a batch of rows is as good "
+            "where no length varies."
         ) from error
     if isinstance(outputs, torch.Tensor):
         outputs = (outputs,)

@@ -37,7 +37,7 @@ def read_model_file(folder: Path | str) -> ModelFile:
 def _mapping(path: Path) -> dict[Any, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ModelFolderInvalid(
             f"{path} does not exist. A model folder holds a model.yaml beside its weights; "
             "export_model() writes one."

@@ -57,12 +57,19 @@ def isolate(run: Callable[[int, int], Sequence[Result]], start: int, end: int) -
     try:
         return list(run(start, end))
     except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is costs one job)
+        if _ends_the_process(error):
+            raise
         if end - start == 1:
             log.warning("a job failed in the model: %s", type(error).__name__)
             return [failure_of(error)]
         log.info("a batch of %d raised %s; running halves", end - start, type(error).__name__)
     middle = (start + end) // 2
     return isolate(run, start, middle) + isolate(run, middle, end)
+
+
+def _ends_the_process(error: BaseException) -> bool:
+    """Whether the pool is ending this process: billiard raises it anywhere, with a code below 0."""
+    return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from celery import Task, shared_task
-from celery.utils.log import get_task_logger
 from redis.exceptions import RedisError
 
 from umbel_config.errors import StoreUnavailable
 from umbel_worker import runtime
 from umbel_worker.dispatch import INFER
 
-log: logging.Logger = get_task_logger(__name__)
+log = logging.getLogger("umbel.worker")
 
 
 @shared_task(  # type: ignore[untyped-decorator]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 
 import pytest
+from celery.exceptions import CPendingDeprecationWarning
 
 from umbel_cli.logs import configure
 
@@ -47,3 +49,16 @@ def test_what_celery_says_of_each_task_is_for_debugging(capsys: pytest.CaptureFi
     configure("debug")
     chatter.info("Task received")
     assert "Task received" in capsys.readouterr().err
+
+
+def test_celerys_plans_are_no_news(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("info")
+    with warnings.catch_warnings():
+        # What Celery does once its logging is set up.
+        warnings.filterwarnings("always", category=CPendingDeprecationWarning)
+        warnings.warn("a default will change", CPendingDeprecationWarning, stacklevel=1)
+        warnings.filterwarnings("always", category=UserWarning)
+        warnings.warn("your model is odd", UserWarning, stacklevel=1)
+    told = capsys.readouterr().err
+    assert "your model is odd" in told
+    assert "a default will change" not in told

@@ -169,7 +169,7 @@ ONES = np.ones(4, np.float32)
         (torch.nn.Linear(4, 3), {"batching": {"max_batch_size": 0}}, "batching.max_batch_size"),
         (torch.nn.Linear(4, 3), {"example": (ONES, ONES)}, "only 1 names are known"),
         (torch.nn.Linear(4, 3), {"example": "text"}, "cannot be made a tensor"),
-        (torch.nn.Linear(4, 3), {"example": np.zeros((1, 5), np.float32)}, "one row, without"),
+        (torch.nn.Linear(4, 3), {"example": np.zeros((1, 5), np.float32)}, "one row; a batch"),
     ],
 )
 def test_what_cannot_be_exported_is_told(

@@ -99,6 +99,11 @@ def test_a_folder_without_model_yaml_is_refused(tmp_path: Path) -> None:
         read_model_file(tmp_path / "nowhere")
 
 
+def test_the_file_itself_is_no_folder(write_model: Write) -> None:
+    with pytest.raises(ModelFolderInvalid, match=r"A model folder holds a model\.yaml"):
+        read_model_file(write_model() / "model.yaml")
+
+
 def test_extra_files_and_folders_belong_to_the_model(write_model: Write) -> None:
     folder = write_model(files=["vocab", "labels.txt"])
     (folder / "vocab" / "deep").mkdir(parents=True)

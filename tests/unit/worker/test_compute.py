@@ -250,11 +250,12 @@ def test_whatever_a_model_raises_costs_one_job(
     assert sum(isinstance(result, Failure) for result in results) == 1
 
 
-def test_interrupt_of_the_worker_is_no_failure_of_a_job() -> None:
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(-241)], ids=repr)
+def test_end_of_the_worker_is_no_failure_of_a_job(signal: BaseException) -> None:
     def interrupted(start: int, end: int) -> Sequence[Result]:
-        raise KeyboardInterrupt
+        raise signal
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(signal)):
         isolate(interrupted, 0, 4)
 
 
