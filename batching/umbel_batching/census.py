@@ -88,9 +88,22 @@ def worker_slots(client: redis.Redis, namespace: str, queue: str, now_ms: int) -
         queue: the Celery queue.
         now_ms: the server's time.
     """
+    return sum(workers_of(client, namespace, queue, now_ms).values())
+
+
+def workers_of(client: redis.Redis, namespace: str, queue: str, now_ms: int) -> dict[str, int]:
+    """The live workers of ``queue``, ``host:pid``, and how many batches each can run side by side.
+
+    Args:
+        client: any client of the same Redis.
+        namespace: prefix of every key.
+        queue: the Celery queue.
+        now_ms: the server's time.
+    """
     key = workers_key(namespace, queue)
     members = cast("list[bytes]", client.zrangebyscore(key, now_ms, "+inf"))
-    return sum([int(member.rpartition(b"|")[2]) for member in members])
+    pairs = [member.decode().rpartition("|") for member in members]
+    return {worker: int(slots) for worker, _, slots in pairs}
 
 
 def lane_statuses(client: redis.Redis, namespace: str) -> list[LaneStatus]:

@@ -72,6 +72,8 @@ def split_id(job_id: str) -> tuple[str, str]:
     Raises:
         JobNotFound: the text is no id of a job.
     """
+    if not isinstance(job_id, str):
+        raise JobNotFound(f"A job id is text, not {type(job_id).__name__}.")
     slot, dash, uid = job_id[:SLOT_LENGTH], job_id[SLOT_LENGTH:][:1], job_id[SLOT_LENGTH + 1 :]
     well_formed = len(job_id) == _ID_LENGTH and dash == "-"
     if not well_formed or not _BASE32.issuperset(slot) or not _HEX.issuperset(uid):

@@ -51,6 +51,11 @@ class Child:
         """Process id of the running process."""
         return self._process.pid if self._process and self.alive() else None
 
+    @property
+    def is_worker(self) -> bool:
+        """Whether it is a worker, not a flusher."""
+        return self._words[0] == "worker"
+
     def alive(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None

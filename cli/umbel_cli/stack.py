@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from socket import gethostname
 from typing import Self
 
-from umbel_batching.census import worker_slots
+from umbel_batching.census import workers_of
 from umbel_cli.child import Child, Say
 from umbel_cli.store import client_of, with_url
 from umbel_config.connect import check_server, connect
 from umbel_config.embedded import EmbeddedRedis, attach
-from umbel_config.errors import StoreUnavailable
+from umbel_config.errors import UmbelError
 from umbel_config.settings import Settings, environment, mask_url
 
 #: Seconds that running batches get to finish at a stop.
@@ -80,7 +81,7 @@ class Stack:
             self.tend()
 
     def wait_ready(self, stop: threading.Event, timeout_s: float = 60.0) -> bool:
-        """Waits until workers say that they serve the queues.
+        """Waits until all workers of this stack say that they serve the queues.
 
         Args:
             stop: ends the wait.
@@ -91,21 +92,22 @@ class Stack:
         """
         end = time.monotonic() + timeout_s
         while not stop.is_set() and time.monotonic() < end:
-            if all(self.slots().values()):
+            if self._ready():
                 return True
             self.tend()
             stop.wait(_POLL_S)
         return False
 
-    def slots(self) -> dict[str, int]:
-        """Batches that live workers of each queue can run side by side."""
+    def _ready(self) -> bool:
+        own = {f"{gethostname()}:{child.pid}" for child in self._children if child.is_worker}
         with client_of(self.settings) as client:
             seconds, micros = client.time()
             now_ms = seconds * 1000 + micros // 1000
             space = self.settings.namespace
-            return {
-                queue: worker_slots(client, space, queue, now_ms) for queue in self.settings.queues
-            }
+            return bool(own) and all(
+                own <= workers_of(client, space, queue, now_ms).keys()
+                for queue in self.settings.queues
+            )
 
     def stop(self, hurry: threading.Event, patience_s: float = PATIENCE_S) -> None:
         """Stops the members, then Redis if it is ours; batches that run may finish.
@@ -174,7 +176,7 @@ class Stack:
         before = self.settings
         try:
             self._open_store()
-        except StoreUnavailable as error:
+        except UmbelError as error:
             self._say("redis", f"{error}")
             return
         if self.settings != before:  # it has moved to another socket, which the members must know

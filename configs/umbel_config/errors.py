@@ -14,6 +14,7 @@ Each error says what happened and what to do, and knows whether trying again can
     │   ├── ModelFolderInvalid      the folder does not describe a loadable model
     │   ├── ArtifactTampered        a file differs from its recorded SHA-256
     │   └── ModelLoadFailed         the artifact cannot be loaded or run here
+    │       └── ModelUnavailable    this machine lacks its files or a module it may import
     ├── JobError                    the outcome of one job
     │   ├── JobNotFound             no job of that id, or its result has expired
     │   ├── JobFailed               the model or its worker failed on this job
@@ -83,6 +84,15 @@ class ArtifactTampered(ModelError):
 
 class ModelLoadFailed(ModelError):
     """The artifact is intact but cannot be loaded or run on this machine."""
+
+
+class ModelUnavailable(ModelLoadFailed):
+    """This machine lacks what the model needs: its files, or a module that it may import.
+
+    Another machine may have it, so a worker leaves the jobs waiting instead of failing them.
+    """
+
+    retryable = True
 
 
 class JobError(UmbelError):

@@ -115,7 +115,9 @@ class AsyncSession:
         """The story of a job."""
         slot, uid = split_id(job_id)
         keys = lane_keys(self._settings.namespace, slot)
-        raw = (await self._run(self._calls.outcomes(slot, [uid])))[0]
+        raw = (await self._run(self._calls.heads(slot, [uid])))[0]
+        if raw and record.parse(raw).state is State.FAILED:  # its body tells why
+            raw = (await self._run(self._calls.outcomes(slot, [uid])))[0]
         if not raw:
             raise not_found(job_id)
         parsed = record.parse(raw)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from umbel_config.errors import ArtifactTampered, ModelLoadFailed
+from umbel_config.errors import ArtifactTampered, ModelUnavailable
 from umbel_registry.catalog import version_exists
 from umbel_registry.manifest import Manifest
 from umbel_registry.paths import check_relative, hash_file, locate
@@ -130,7 +130,7 @@ class ArtifactStore:
 
         Raises:
             ArtifactTampered: a file differs from what was pushed.
-            ModelLoadFailed: a file is missing.
+            ModelUnavailable: a file is missing.
         """
         source = self._files(manifest)
         if self._local:
@@ -207,7 +207,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
     Raises:
         ArtifactTampered: a file differs, or leads out of the folder.
-        ModelLoadFailed: a file is missing.
+        ModelUnavailable: a file is missing.
     """
     root = folder.resolve()
     for path, recorded in manifest.files.items():
@@ -221,8 +221,8 @@ def verify(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def _missing(place: str) -> ModelLoadFailed:
-    return ModelLoadFailed(
+def _missing(place: str) -> ModelUnavailable:
+    return ModelUnavailable(
         f"{place} is missing from the artifact root. If the model was pushed on another machine, "
         "give both one artifact_root; else restore the file, or push the model again."
     )

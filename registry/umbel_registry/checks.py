@@ -229,7 +229,7 @@ def check_rows(check: RowCheck, values: Iterable[Any]) -> list[Any]:
     only = check.only_array
     if only is not None and isinstance(values, np.ndarray) and values.ndim > 0:
         return _rows_of(only, values)
-    if isinstance(values, (str, bytes, Mapping)):
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InvalidInput(f"Give a list of rows, not one {type(values).__name__}.")
     rows = []
     for place, value in enumerate(values):

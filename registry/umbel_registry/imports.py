@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from umbel_config.errors import ModelLoadFailed
+from umbel_config.errors import ModelLoadFailed, ModelUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,11 +19,12 @@ def import_allowed(reference: str, allowed_modules: Iterable[str]) -> Any:
         allowed_modules: module names; each allows itself and everything below it.
 
     Raises:
-        ModelLoadFailed: the module is not allowed, cannot be imported, or lacks the attribute.
+        ModelUnavailable: the module is not allowed or not installed here.
+        ModelLoadFailed: it fails when it is imported, or lacks the attribute.
     """
     module, _, attribute = reference.partition(":")
     if not any(module == name or module.startswith(f"{name}.") for name in allowed_modules if name):
-        raise ModelLoadFailed(
+        raise ModelUnavailable(
             f"{reference} is not imported, because its module is not allowed here. If you trust "
             f"it, add {module!r} to the setting allowed_modules (UMBEL_ALLOWED_MODULES)."
         )
@@ -31,8 +32,12 @@ def import_allowed(reference: str, allowed_modules: Iterable[str]) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except AttributeError:
         raise ModelLoadFailed(f"Module {module!r} has no {attribute!r}.") from None
-    except Exception as error:
-        raise ModelLoadFailed(
+    except ImportError as error:
+        raise ModelUnavailable(
             f"Module {module!r} cannot be imported: {type(error).__name__}: {error}. "
             "Is it installed where the workers run?"
+        ) from error
+    except Exception as error:
+        raise ModelLoadFailed(
+            f"Module {module!r} cannot be imported: {type(error).__name__}: {error}."
         ) from error

@@ -16,7 +16,7 @@ from umbel_batching.lanes import new_uid, slot_of
 from umbel_batching.record import NO_REPLY, Failure, State, body_offset, reply_of, settled
 from umbel_batching.replies import push
 from umbel_batching.scripts import Call, Runner
-from umbel_config.errors import ModelError
+from umbel_config.errors import ModelError, ModelUnavailable
 from umbel_registry import LoadedModel
 from umbel_worker.compute import Result, compute, failure_of
 from umbel_worker.leases import LeaseKeeper
@@ -71,6 +71,7 @@ class Drainer:
 
         Raises:
             OSError: the model's files cannot be read just now; no job was touched.
+            ModelUnavailable: this machine lacks them, or a module; no job was touched.
         """
         slot, tally = slot_of(lane), Tally()
         # Not released if this raises: the flusher then waits for this drain, longer each time,
@@ -97,6 +98,8 @@ class Drainer:
         """The model, or why every job of its lane must fail: it will not load on a second try."""
         try:
             return self.models.get(lane)
+        except ModelUnavailable:
+            raise
         except ModelError as error:
             log.error("lane %s: %s", lane, error)  # noqa: TRY400  (a typed error, not a bug)
             return failure_of(error)

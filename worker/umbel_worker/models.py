@@ -21,7 +21,7 @@ from umbel_registry import (
     example_inputs,
     load_model,
 )
-from umbel_registry.loading import ArrayModel
+from umbel_registry.loading import ArrayModel, WrongRowCount
 
 log = logging.getLogger("umbel.worker")
 
@@ -95,8 +95,11 @@ def warm_up(model: LoadedModel, max_batch_size: int) -> None:
                 model.forward({name: torch.from_numpy(array) for name, array in batch.items()})
             else:
                 model.run(rows)
-        except ModelError:
-            raise
+        except ModelError as error:
+            if not isinstance(error, WrongRowCount):
+                raise
+            log.warning("warm-up with %d rows failed: %s", size, error)
+            return
         except Exception as error:  # noqa: BLE001  (made-up rows may not suit a model that serves)
             log.warning("warm-up with %d rows failed: %s", size, type(error).__name__)
             return

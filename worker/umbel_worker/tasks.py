@@ -9,7 +9,7 @@ from typing import Any
 from celery import Task, shared_task
 from redis.exceptions import RedisError
 
-from umbel_config.errors import StoreUnavailable
+from umbel_config.errors import ModelUnavailable, StoreUnavailable
 from umbel_worker import runtime
 from umbel_worker.dispatch import INFER
 
@@ -36,5 +36,8 @@ def infer(self: Task, lane: str) -> dict[str, Any]:
         tally = runtime.drainer().drain(lane, self.request.id)
     except (RedisError, StoreUnavailable, OSError) as error:
         log.warning("lane %s: %s; its jobs wait for the next wake-up", lane, error)
+        return {"jobs": 0, "error": type(error).__name__}
+    except ModelUnavailable as error:
+        log.error("lane %s waits for a worker that can run it: %s", lane, error)  # noqa: TRY400
         return {"jobs": 0, "error": type(error).__name__}
     return asdict(tally)

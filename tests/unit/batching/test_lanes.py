@@ -93,3 +93,8 @@ def test_shared_keys_begin_with_the_namespace() -> None:
     ]
     assert len(set(names)) == len(names)
     assert all(name.startswith("ns:") for name in names)
+
+
+def test_an_id_is_text() -> None:
+    with pytest.raises(JobNotFound, match="text, not NoneType"):
+        split_id(None)  # type: ignore[arg-type]

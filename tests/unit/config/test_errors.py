@@ -38,7 +38,12 @@ def test_every_error_says_what_it_is(kind: type[errors.UmbelError]) -> None:
 
 def test_only_what_waiting_can_cure_is_retryable() -> None:
     retryable = {kind.__name__ for kind in tree() if kind.retryable}
-    assert retryable == {"LaneFull", "ResultTimeout", "StoreUnavailable"}
+    assert retryable == {
+        "LaneFull",
+        "ModelUnavailable",
+        "ResultTimeout",
+        "StoreUnavailable",
+    }
 
 
 def test_job_errors_carry_their_job() -> None:

@@ -30,6 +30,7 @@ def test_every_error_that_a_producer_can_meet_is_exported() -> None:
         "ModelError",
         "ModelFolderInvalid",
         "ModelLoadFailed",
+        "ModelUnavailable",
         "VersionExists",
     }
     internal = {"JobError", "MalformedPayload"}

@@ -240,3 +240,11 @@ def test_masks_have_names_of_their_own_and_come_last() -> None:
 def test_signatures_survive_json_and_compare_after_use(signature: Signature) -> None:
     signature.validate_input([1, 2, 3, 4])
     assert Signature.model_validate_json(signature.model_dump_json()) == signature
+
+
+def test_rows_that_are_no_rows_are_refused() -> None:
+    signature = Signature(
+        inputs={"x": TensorSpec(dtype="float32")}, outputs={"y": TensorSpec(dtype="float32")}
+    )
+    with pytest.raises(InvalidInput, match="not one int"):
+        signature.validate_rows(5)  # type: ignore[arg-type]

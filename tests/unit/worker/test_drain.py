@@ -17,7 +17,7 @@ from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import NO_REPLY, Failure, State, parse, tail
 from umbel_batching.scripts import Runner
-from umbel_config.errors import ModelLoadFailed
+from umbel_config.errors import ModelLoadFailed, ModelUnavailable
 from umbel_registry.loading import ArrayModel
 from umbel_worker.drain import Drainer, settlement
 from umbel_worker.leases import LeaseKeeper
@@ -145,16 +145,19 @@ def test_model_that_will_never_load_fails_the_jobs_with_the_reason(bench: Any) -
     assert b"ModelLoadFailed" in bytes(record.body)
 
 
-def test_files_out_of_reach_leave_the_jobs_and_are_not_hammered(bench: Any) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError("network share is away"), ModelUnavailable("share: no such module")], ids=repr
+)
+def test_what_this_worker_lacks_leaves_the_jobs_to_others(bench: Any, error: Exception) -> None:
     """The token stays noted as sent: the flusher's patience is the pause before the next try."""
 
     def unreachable() -> Any:
-        raise OSError("network share is away")
+        raise error
 
     made = bench(unreachable)
     uids = made.submit(3)
     token = made.send()
-    with pytest.raises(OSError, match="share"):
+    with pytest.raises(type(error), match="share"):
         made.drainer.drain(LANE.name, token)
     assert made.states(uids) == [State.QUEUED] * 3
     assert made.store.zscore(made.keys.sent, token) is not None

@@ -131,6 +131,13 @@ def test_model_that_dislikes_made_up_rows_still_serves(
     assert "warm-up with 1 rows failed" in caplog.text
 
 
+def test_model_that_fails_in_full_batches_still_serves(
+    handler_model: Callable[..., HandlerModel], caplog: pytest.LogCaptureFixture
+) -> None:
+    warm_up(handler_model(lambda rows: rows[:4]), 8)
+    assert "warm-up with 8 rows failed" in caplog.text
+
+
 def test_device_is_as_set_or_found() -> None:
     assert pick_device("cuda:1") == "cuda:1"
     assert pick_device("cpu") == "cpu"
