@@ -10,9 +10,8 @@ from typing import Any, Self
 from umbel._aio_job import AsyncJob
 from umbel._aio_session import AsyncSession
 from umbel._aio_stream import completed, mapped
-from umbel._client import CHUNK
 from umbel._prepare import options, prepare, prepare_many
-from umbel._stream import chunked, portions
+from umbel._stream import bundled, portions
 from umbel_batching.calls import NewJob
 from umbel_batching.lanes import split_id
 from umbel_config.errors import LaneFull
@@ -70,7 +69,7 @@ class AsyncClient:
         await self._session.listen()
         jobs: list[AsyncJob] = []
         new = prepare_many(target, rows, self._options(timeout, metadata))
-        for chunk in chunked(new, CHUNK):
+        for chunk in bundled(new):
             try:
                 jobs += await self._submit(target, chunk)
             except LaneFull as error:

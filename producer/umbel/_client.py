@@ -10,14 +10,11 @@ from typing import Any, Self
 from umbel._job import Job
 from umbel._prepare import options, prepare, prepare_many
 from umbel._session import Session
-from umbel._stream import chunked, completed, mapped, portions
+from umbel._stream import bundled, completed, mapped, portions
 from umbel_batching.calls import NewJob
 from umbel_batching.lanes import split_id
 from umbel_config.errors import LaneFull
 from umbel_config.settings import Settings, load_settings
-
-#: Jobs that one script call puts into a lane.
-CHUNK = 256
 
 
 class Client:
@@ -109,7 +106,7 @@ class Client:
             reply=inbox.reply, timeout=timeout, metadata=metadata, max_bytes=self._max_bytes
         )
         jobs: list[Job] = []
-        for chunk in chunked(prepare_many(target, rows, chosen), CHUNK):
+        for chunk in bundled(prepare_many(target, rows, chosen)):
             try:
                 jobs += self._submit(target, chunk)
             except LaneFull as error:

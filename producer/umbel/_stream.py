@@ -14,19 +14,32 @@ import numpy as np
 
 from umbel._job import PUSHED_POLL_S, Job
 from umbel._session import Session
+from umbel_batching.calls import NewJob
 from umbel_config.errors import JobError, LaneFull, ResultTimeout
 
-T = TypeVar("T")
 W = TypeVar("W")
+#: Jobs, and bytes of them, that one script call puts into a lane.
+BUNDLE, BUNDLE_BYTES = 256, 8 * 2**20
 #: Rows submitted together, and rows whose results ``map`` waits for at any time.
 MAP_CHUNK, MAP_WINDOW = 256, 8192
 #: Jobs of another client that ``as_completed`` reads in one look.
 LOOKED_AT = 1024
 
 
-def chunked(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Cuts a sequence into pieces of at most ``size`` items."""
-    return (items[at : at + size] for at in range(0, len(items), size))
+def bundled(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+    """Cuts jobs into bundles that one script call takes, bounded in number and in bytes.
+
+    Redis does nothing else while it runs a script, and closes connections that send it too much.
+    """
+    start = size = 0
+    for place, job in enumerate(jobs):
+        full = place - start == BUNDLE or size + len(job.tail) > BUNDLE_BYTES
+        if full and place > start:
+            yield jobs[start:place]
+            start, size = place, 0
+        size += len(job.tail)
+    if jobs:
+        yield jobs[start:]
 
 
 def portions(count: int) -> Iterator[int]:

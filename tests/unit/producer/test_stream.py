@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from umbel._job import _FIRST_POLL_S, _LONGEST_POLL_S, next_pause
-from umbel._stream import MAP_CHUNK, bar, chunked, chunks, not_in_time
+from umbel._stream import BUNDLE, BUNDLE_BYTES, MAP_CHUNK, bar, bundled, chunks, not_in_time
+from umbel_batching.calls import NewJob
 
 
 @pytest.mark.parametrize("rows", [0, 1, MAP_CHUNK - 1, MAP_CHUNK, MAP_CHUNK + 1, 3 * MAP_CHUNK])
@@ -31,9 +32,15 @@ def test_endless_rows_are_taken_as_needed() -> None:
     assert next(endless) == MAP_CHUNK
 
 
-def test_chunked_cuts_sequences() -> None:
-    assert list(chunked([1, 2, 3, 4, 5], 2)) == [[1, 2], [3, 4], [5]]
-    assert list(chunked([], 2)) == []
+def test_bundles_are_bounded_in_number_and_bytes() -> None:
+    small = [NewJob(str(place), b"x") for place in range(2 * BUNDLE + 1)]
+    assert [len(bundle) for bundle in bundled(small)] == [BUNDLE, BUNDLE, 1]
+    assert [job for bundle in bundled(small) for job in bundle] == small
+    large = [NewJob(str(place), bytes(BUNDLE_BYTES // 3)) for place in range(4)]
+    assert [len(bundle) for bundle in bundled(large)] == [3, 1]
+    huge = [NewJob("a", bytes(BUNDLE_BYTES + 1)), NewJob("b", b"x")]
+    assert [len(bundle) for bundle in bundled(huge)] == [1, 1]
+    assert list(bundled([])) == []
 
 
 def test_pauses_grow_to_a_bound() -> None:
