@@ -25,9 +25,10 @@ pytestmark = pytest.mark.chaos
 
 #: Starts or attaches, says what it got, and holds on until its stdin is closed.
 HOLDER = """
-import json, os, sys
+import json, os, signal, sys
 from pathlib import Path
 from umbel_config.embedded import EmbeddedRedis
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored, by inheritance, where tests run under nohup
 store = EmbeddedRedis.start(Path(sys.argv[1]))
 forked = os.fork() if "fork" in sys.argv else -1
 if forked:
