@@ -48,8 +48,11 @@ def test_jobs_survive_ctrl_c_and_a_killed_worker(
         (lane,) = own.json("lanes")
         assert (lane["lane"], lane["succeeded"], lane["slots"]) == ("sum@1", 1, 1)
 
+        os.kill(up.pid_of("worker-1"), signal.SIGSTOP)
         ids = submit_many(settings)
         up.send(signal.SIGINT)
+        wait_until(lambda: "running batches may finish" in up.text, "stack stopping")
+        os.kill(up.pid_of("worker-1"), signal.SIGCONT)
         assert up.wait() == 0, up.text
         assert "jobs that still wait are kept" in up.text
         assert attach(settings.state_dir) is None

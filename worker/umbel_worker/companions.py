@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from celery import bootsteps
+from celery.signals import worker_shutting_down
 from redis.exceptions import RedisError
 
 from umbel_batching.calls import Calls
@@ -69,6 +70,11 @@ class Presence:
             log.warning("Redis does not answer (%s); presence not told", type(error).__name__)
 
 
+def end_drains(**_: Any) -> None:
+    """Tells the drains of this process to end with the batch they are at."""
+    stopping.set()
+
+
 class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts and stops them with the worker process, not with its connection to the broker.
 
@@ -86,6 +92,8 @@ class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, parent: Any) -> None:
         """Called by Celery when the pool is up."""
+        # Sent by the signal handler itself; Celery's own steps may take seconds to notice.
+        worker_shutting_down.connect(end_drains, weak=False)
         settings = find_store(load_settings())
         self._presence = Presence(settings)
         self._presence.start()
@@ -98,7 +106,7 @@ class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  (Celery's protocol)
         """Called by Celery at shutdown, while the last batches still run."""
-        stopping.set()
+        end_drains()
         if self._flusher is not None:
             self._flusher.stop()
         if self._presence is not None:
