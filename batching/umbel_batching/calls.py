@@ -216,11 +216,10 @@ class Calls:
             patience_ms: milliseconds after which an unanswered hint counts as lost.
             tokens: names for the drains; the first ``sent`` of them are used.
         """
-        keys, shared = lane_keys(self.namespace, slot), self._shared
+        keys = lane_keys(self.namespace, slot)
         return Call(
             "flush",
-            (keys.lane, keys.waiting, keys.leases, keys.sent, keys.drains)
-            + (shared.wake, shared.lanes),
+            (keys.lane, keys.waiting, keys.leases, keys.sent, keys.drains) + (self._shared.wake,),
             (slot, slots, patience_ms, *tokens),
             lambda reply: Flush(int(reply[0]), int(reply[1]), reply[2].decode(), reply[3].decode()),
         )

@@ -114,7 +114,7 @@ class Flusher:
         self._client.close()
 
     def stop(self) -> None:
-        """Ends ``run`` soon; may be called from a signal handler."""
+        """Ends ``run`` soon; to be called from another thread than the one that runs it."""
         self._stop.set()
         self._bell.stop()
 

@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from umbel_cli.child import Say
+from umbel_cli.handlers import from_handler
 from umbel_cli.options import EVERY, command
 from umbel_cli.render import output
 from umbel_cli.stack import Stack
@@ -109,7 +110,7 @@ def signals() -> Iterator[tuple[threading.Event, threading.Event]]:
     stop, hurry = threading.Event(), threading.Event()
 
     def handle(*_: object) -> None:
-        (hurry if stop.is_set() else stop).set()
+        from_handler((hurry if stop.is_set() else stop).set)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}

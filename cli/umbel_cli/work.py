@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from umbel_cli.handlers import from_handler
 from umbel_cli.options import EVERY, FLUSHER, command
 from umbel_config.embedded import find_store
 from umbel_config.settings import Settings, environment
@@ -66,7 +67,7 @@ def flusher(settings: Settings, *, stop_with_parent: StopWithParent = False) -> 
     _follow_parent(wanted=stop_with_parent)
     running = make_flusher(settings, make_app(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: running.stop())
+        signal.signal(number, lambda *_: from_handler(running.stop))
     log = logging.getLogger("umbel.flusher")
     log.info("watching the lanes of namespace %s", settings.namespace)
     running.run()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from umbel._inbox import READ_TOGETHER, Inbox, Waiting, by_slot
+from umbel._inbox import Inbox, Waiting, by_slot
 from umbel._models import TargetCache, find_async
 from umbel._outcome import not_found, outcome_in
 from umbel._prepare import Target
@@ -87,12 +86,9 @@ class AsyncSession:
 
     async def poll(self, jobs: Sequence[Waiting]) -> None:
         """Reads the outcomes of those of ``jobs`` that are terminal into the inbox."""
-        by_slot: dict[str, list[Waiting]] = defaultdict(list)
-        for job in jobs:
-            by_slot[split_id(job.id)[0]].append(job)
-        for slot, some in by_slot.items():
-            for at in range(0, len(some), READ_TOGETHER):
-                await self._poll(slot, some[at : at + READ_TOGETHER])
+        waiting = {job.id: job for job in jobs}
+        for slot, uids in by_slot(waiting):
+            await self._poll(slot, [waiting[f"{slot}-{uid}"] for uid in uids])
 
     async def state(self, job_id: str) -> State:
         """The state of a job; its payload does not travel."""

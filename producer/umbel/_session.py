@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from umbel._inbox import READ_TOGETHER, Inbox, Waiting
+from umbel._inbox import Inbox, Waiting, by_slot
 from umbel._listener import Listener
 from umbel._models import TargetCache, find
 from umbel._outcome import not_found, outcome_in
@@ -102,12 +101,9 @@ class Session:
         Raises:
             JobNotFound: one of them is not known.
         """
-        by_slot: dict[str, list[Waiting]] = defaultdict(list)
-        for job in jobs:
-            by_slot[split_id(job.id)[0]].append(job)
-        for slot, some in by_slot.items():
-            for at in range(0, len(some), READ_TOGETHER):
-                self._poll(slot, some[at : at + READ_TOGETHER])
+        waiting = {job.id: job for job in jobs}
+        for slot, uids in by_slot(waiting):
+            self._poll(slot, [waiting[f"{slot}-{uid}"] for uid in uids])
 
     def state(self, job_id: str) -> State:
         """The state of a job; its payload does not travel."""

@@ -72,7 +72,8 @@ class Presence:
 
 def end_drains(**_: Any) -> None:
     """Tells the drains of this process to end with the batch they are at."""
-    stopping.set()
+    if not stopping.is_set():  # an event that is being set must not be set by a signal handler
+        stopping.set()
 
 
 class Companions(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -1,10 +1,10 @@
 -- Decides how many drains a lane needs now, notes them as sent, and sets when to look again.
--- KEYS: lane, waiting, leases, sent, drains, wake, lanes
+-- KEYS: lane, waiting, leases, sent, drains, wake
 -- ARGV: slot, worker slots that serve the queue, ms after which a hint counts as lost, drain tokens
 -- Returns {number of tokens used, leases that ran out, name, queue}. Running it twice, or in two
 -- flushers at once, sends nothing twice: what was sent is counted.
-local lane, waiting, leases, sent, drains, wake, lanes =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local lane, waiting, leases, sent, drains, wake =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local slot, slots, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local FIRST = 4
 local now = now_ms()
