@@ -26,6 +26,7 @@ import yaml
 
 from umbel_batching.flusher import Drain, Flusher
 from umbel_batching.keys import shared_keys
+from umbel_batching.retention import Retention
 from umbel_config.connect import connect
 from umbel_config.embedded import EmbeddedRedis
 from umbel_config.errors import StoreUnavailable
@@ -280,7 +281,7 @@ class Serving:
             settings.namespace,
             self._dispatch,
             max_attempts=settings.max_attempts,
-            result_ttl_s=settings.result_ttl_s,
+            keep=Retention.of(settings),
         )
         self._thread = threading.Thread(target=self._flusher.run, daemon=True)
         self._thread.start()

@@ -10,7 +10,13 @@ import redis
 
 from umbel_batching.keys import lane_keys, shared_keys, workers_key
 from umbel_batching.lanes import split_name
-from umbel_batching.record import Failure, Record, State
+from umbel_batching.record import Event, Failure, Record, State
+
+#: Where the scores of waiting jobs of each class begin, high to low, as the scripts set them.
+BANDS = (-(10**13), 0, 10**13)
+_BANDS = (("-inf", "(0"), ("0", "(1e13"), ("1e13", "+inf"))
+_COUNTERS: tuple[str, ...] = ("submitted", "succeeded", "failed", "expired", "cancelled", "batches")
+_COUNTERS += ("leases_lost", "shared", "replayed")
 
 
 class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +29,9 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
         oldest_ms: milliseconds the oldest job has waited; 0 for an empty lane.
         rate: jobs settled per second, as last measured.
         slots: batches that the workers of its queue can run side by side; 0: no worker.
+        shared: jobs that succeeded with the outcome of an identical one.
+        replayed: dead letters put back into the lane.
+        dead: dead letters of the lane.
     """
 
     lane: str
@@ -40,6 +49,9 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int
     batches: int
     leases_lost: int
+    shared: int
+    replayed: int
+    dead: int
     rate: float
     slots: int
     max_batch_size: int
@@ -50,7 +62,9 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The story of one job; times in ms since 1970, durations in ms, ``None`` where unknown yet.
 
     Attributes:
+        flush_reason: why its batch was flushed; ``cache`` for a job whose outcome was remembered.
         callback: how its callback fares; ``None`` for a job that has none.
+        history: what befell it beyond its usual way, each loss with its worker for one.
         metadata: what its caller attached to it at submit.
     """
 
@@ -70,6 +84,8 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     worker: str | None
     error: str | None
     callback: str | None = None
+    priority: str = "normal"
+    history: list[Event] = []
     metadata: dict[str, Any]
 
 
@@ -122,12 +138,13 @@ def _lane_status(
     pipe.hgetall(keys.lane)
     pipe.zcard(keys.waiting)
     pipe.zcard(keys.leases)
-    pipe.zrange(keys.waiting, 0, 0, withscores=True)
-    fields, waiting, running, first = pipe.execute()
+    pipe.zcard(keys.dead)
+    for start, end in _BANDS:
+        pipe.zrangebyscore(keys.waiting, start, end, start=0, num=1, withscores=True)
+    fields, waiting, running, dead, *first = pipe.execute()
     values = {key.decode(): value.decode() for key, value in fields.items()}
     queue = values.get("queue", "")
     model, version = split_name(name)
-    counters = ("submitted", "succeeded", "failed", "expired", "cancelled", "batches")
     return LaneStatus(
         lane=name,
         model=model,
@@ -136,14 +153,20 @@ def _lane_status(
         waiting=waiting,
         waiting_bytes=int(values.get("bytes", 0)),
         running=running,
-        oldest_ms=max(0, now_ms - int(first[0][1])) if first else 0,
+        oldest_ms=_oldest_ms(first, now_ms),
         rate=float(values.get("rate", 0)),
         slots=worker_slots(client, namespace, queue, now_ms),
-        leases_lost=int(values.get("leases_lost", 0)),
+        dead=dead,
         max_batch_size=int(values.get("max_batch_size", 0)),
         max_wait_ms=int(values.get("max_wait_ms", 0)),
-        **{counter: int(values.get(counter, 0)) for counter in counters},
+        **{counter: int(values.get(counter, 0)) for counter in _COUNTERS},
     )
+
+
+def _oldest_ms(firsts: list[list[tuple[bytes, float]]], now_ms: int) -> int:
+    """How long the first of any class has waited."""
+    arrivals = [int(found[0][1]) - band for found, band in zip(firsts, BANDS, strict=True) if found]
+    return max(0, now_ms - min(arrivals)) if arrivals else 0
 
 
 def job_info(job_id: str, lane: str, record: Record, batch: Mapping[bytes, bytes]) -> JobInfo:
@@ -159,6 +182,7 @@ def job_info(job_id: str, lane: str, record: Record, batch: Mapping[bytes, bytes
     known = {key.decode(): value.decode() for key, value in batch.items()}
     started = int(known["started"]) if "started" in known else None
     compute_us = known.get("compute_us")
+    remembered = record.state is State.SUCCEEDED and record.attempts == 0
     finished = record.finished_ms or (int(known.get("settled", 0)) if record.state.terminal else 0)
     return JobInfo(
         id=job_id,
@@ -170,17 +194,20 @@ def job_info(job_id: str, lane: str, record: Record, batch: Mapping[bytes, bytes
         finished_at=finished or None,
         batch_id=record.batch or None,
         batch_size=int(known["size"]) if "size" in known else None,
-        flush_reason=known.get("reason"),
+        flush_reason="cache" if remembered else known.get("reason"),
         wait_ms=max(0, started - record.created_ms) if started is not None else None,
         compute_ms=int(compute_us) / 1000 if compute_us is not None else None,
         attempts=record.attempts,
         worker=known.get("worker"),
-        error=_error_text(record),
+        error=error_text(record),
+        priority=record.priority.value,
+        history=record.history,
         metadata=record.metadata,
     )
 
 
-def _error_text(record: Record) -> str | None:
+def error_text(record: Record) -> str | None:
+    """Why a job failed, in words; ``None`` for one that did not."""
     if record.state is not State.FAILED or not record.body:
         return None
     failure = msgspec.msgpack.decode(record.body, type=Failure)

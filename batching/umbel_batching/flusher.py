@@ -13,11 +13,13 @@ import redis
 from redis.exceptions import RedisError, ResponseError
 
 from umbel_batching.bell import Bell
-from umbel_batching.calls import Calls, Flush
+from umbel_batching.calls import Calls
 from umbel_batching.census import lane_names, worker_slots
 from umbel_batching.keys import shared_keys
 from umbel_batching.lanes import new_uid
+from umbel_batching.retention import Retention
 from umbel_batching.scripts import Runner
+from umbel_batching.values import Flush
 
 log = logging.getLogger("umbel.flusher")
 
@@ -25,6 +27,8 @@ log = logging.getLogger("umbel.flusher")
 MAX_BLOCK_S = 1.0
 #: Lanes looked at in one turn, drains sent for one lane in one turn, batches reaped in one call.
 _LANES, _TOKENS, _BATCHES = 64, 32, 32
+#: Overdue jobs ended in one call.
+_OVERDUE = 1000
 #: Milliseconds after which a hint that no worker answered is sent again.
 PATIENCE_MS = 2_000
 #: Seconds between two looks at all lanes, for those that fell off the list.
@@ -75,7 +79,7 @@ class Flusher:
         namespace: prefix of every key.
         dispatch: brings a wake-up to a worker; may raise, the wake-up is then sent again later.
         max_attempts: times a job may be lost with its worker before it fails.
-        result_ttl_s: seconds that such a failure stays readable.
+        keep: how long what is kept of such a job stays.
     """
 
     def __init__(
@@ -85,14 +89,13 @@ class Flusher:
         dispatch: Callable[[Drain], None],
         *,
         max_attempts: int = 3,
-        result_ttl_s: int = 3600,
+        keep: Retention | None = None,
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._dispatch = dispatch
         self._max_attempts = max_attempts
-        self._result_ttl_s = result_ttl_s
-        self._calls = Calls(namespace)
+        self._calls = Calls(namespace, keep)
         self._runner = Runner(client)
         self._bell = Bell(client, shared_keys(namespace).signal)
         self._stop = threading.Event()
@@ -161,8 +164,8 @@ class Flusher:
     def _flush(self, slot: str, now_ms: int) -> int:
         tokens = [new_uid() for _ in range(_TOKENS)]
         flush = self._ask(slot, now_ms, tokens)
-        if flush.expired:
-            self._reap(slot, flush.lane)
+        if flush.expired or flush.overdue:
+            self._tidy(slot, flush)
             flush = self._ask(slot, now_ms, tokens)
         for token in tokens[: flush.sent]:
             self._send(Drain(flush.lane, flush.queue, token))
@@ -187,15 +190,16 @@ class Flusher:
             self._slots[queue] = (time.monotonic(), slots)
         return slots
 
+    def _tidy(self, slot: str, flush: Flush) -> None:
+        """Ends what is overdue, and takes back what silent workers hold."""
+        if flush.overdue:
+            self._runner.run(self._calls.expire(slot, _OVERDUE))
+        if flush.expired:
+            self._reap(slot, flush.lane)
+
     def _reap(self, slot: str, lane: str) -> None:
-        reaped = self._runner.run(
-            self._calls.reap(
-                slot,
-                limit=_BATCHES,
-                max_attempts=self._max_attempts,
-                ttl_s=self._result_ttl_s,
-            )
-        )
+        call = self._calls.reap(slot, limit=_BATCHES, max_attempts=self._max_attempts)
+        reaped = self._runner.run(call)
         if reaped.batches:
             log.warning(
                 "lane %s: took back %d batches of silent workers; %d jobs wait again, %d failed",

@@ -6,17 +6,27 @@ hash tag ``{S}``, so that one script finds them on one node of a Redis Cluster.
 ============================  =======  ==========================================  ===============
 key                           type     members                                     lives
 ============================  =======  ==========================================  ===============
+``N:store``                   string   layout of these keys, id of this data       permanent
 ``N:lanes``                   hash     slot -> lane name                           permanent
 ``N:wake``                    zset     slot -> next ms it needs a flusher          while lanes work
 ``N:signal``                  zset     one marker; a blocked flusher pops it       while unread
 ``N:workers:<queue>``         zset     ``worker|slots`` -> ms its heartbeat lapses 60 s
+``N:once:<uid>``              string   slot and fingerprint of a job with an       TTL once terminal
+                                       idempotency key
 ``N:{S}:lane``                hash     name, queue, policy, bytes, counters, rate  permanent
-``N:{S}:waiting``             zset     uid -> arrival ms                           while jobs wait
+``N:{S}:waiting``             zset     uid -> arrival ms, in the band of its class while jobs wait
+``N:{S}:deadlines``           zset     uid of a waiting job -> its deadline ms     while jobs wait
 ``N:{S}:leases``              zset     batch id -> ms the lease runs out           while jobs run
 ``N:{S}:sent``                zset     drain token -> ms it counts as lost         while unanswered
 ``N:{S}:drains``              zset     drain token -> ms it counts as dead         while draining
 ``N:{S}:batch:<batch id>``    hash     who ran it, when, why, and its uids         TTL once settled
 ``N:{S}:job:<uid>``           string   the job's record, see ``record.py``         TTL once terminal
+``N:{S}:tomb:<9 digits>``     string   uid, state, end of jobs that ended          TTL
+``N:{S}:dead``                zset     uid of a dead letter -> ms it died          TTL
+``N:{S}:recording:<batch>``   hash     uid -> record with input, of a failed batch TTL
+``N:{S}:recordings``          zset     ``batch|bytes`` -> ms it was recorded       TTL
+``N:{S}:same:<sha-1>``        string   who computes this input, or its outcome     TTL
+``N:{S}:cached``              zset     ``sha-1|bytes`` of outcomes -> ms           TTL
 ``N:reply:<client>``          channel  outcomes pushed to one client               (pub/sub)
 ============================  =======  ==========================================  ===============
 
@@ -32,31 +42,44 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True)
 class LaneKeys:
-    """The keys of one lane; ``job`` and ``batch`` are prefixes that an id is appended to."""
+    """The keys of one lane; an id is appended to those that end in a colon."""
 
     lane: str
     waiting: str
+    deadlines: str
     leases: str
     sent: str
     drains: str
     batch: str
     job: str
+    tomb: str
+    dead: str
+    recording: str
+    recordings: str
+    same: str
+    cached: str
 
 
 @dataclass(frozen=True, slots=True)
 class SharedKeys:
-    """The keys that all lanes of a namespace share."""
+    """The keys that all lanes of a namespace share; a uid is appended to ``once``."""
 
+    store: str
     lanes: str
     wake: str
     signal: str
+    once: str
 
 
 @lru_cache(maxsize=64)
 def shared_keys(namespace: str) -> SharedKeys:
     """The shared keys of ``namespace``."""
     return SharedKeys(
-        lanes=f"{namespace}:lanes", wake=f"{namespace}:wake", signal=f"{namespace}:signal"
+        store=f"{namespace}:store",
+        lanes=f"{namespace}:lanes",
+        wake=f"{namespace}:wake",
+        signal=f"{namespace}:signal",
+        once=f"{namespace}:once:",
     )
 
 
@@ -67,11 +90,18 @@ def lane_keys(namespace: str, slot: str) -> LaneKeys:
     return LaneKeys(
         lane=f"{base}:lane",
         waiting=f"{base}:waiting",
+        deadlines=f"{base}:deadlines",
         leases=f"{base}:leases",
         sent=f"{base}:sent",
         drains=f"{base}:drains",
         batch=f"{base}:batch:",
         job=f"{base}:job:",
+        tomb=f"{base}:tomb:",
+        dead=f"{base}:dead",
+        recording=f"{base}:recording:",
+        recordings=f"{base}:recordings",
+        same=f"{base}:same:",
+        cached=f"{base}:cached",
     )
 
 

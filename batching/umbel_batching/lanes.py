@@ -66,6 +66,19 @@ def new_uid() -> str:
     return uuid7().hex
 
 
+def keyed_uid(model: str, key: str) -> str:
+    """The uid that an idempotency key stands for: the same key always leads to the same job.
+
+    A UUIDv8 (RFC 9562) over a BLAKE2b hash: its version tells the scripts that the job has a key.
+
+    Args:
+        model: name of the model; each has its own keys.
+        key: the idempotency key.
+    """
+    digest = hashlib.blake2b(f"{model}\0{key}".encode(), digest_size=16).hexdigest()
+    return f"{digest[:12]}8{digest[13:16]}8{digest[17:]}"
+
+
 def split_id(job_id: str) -> tuple[str, str]:
     """Slot and uid of a job's id.
 

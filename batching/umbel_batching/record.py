@@ -1,4 +1,4 @@
-"""The record of one job: a fixed head, then meta, then the payload or the outcome.
+"""The record of one job: a fixed head, then meta and history, then the payload or the outcome.
 
 A record is one Redis string, so that a job costs one key, a claim reads whole batches with MGET,
 and a poll for the state reads the head alone (GETRANGE) and never drags the payload along. The
@@ -14,9 +14,14 @@ batch      32     id of its last batch, the fence; blank before the first claim
 created    13     arrival, ms since 1970 by the server's clock
 deadline   13     ms after which it must not be computed; 0: none
 finished   13     ms at which it became terminal; 0: see the batch, or not yet
+priority   1      h, n, l: the first letter of the class
 reply      16     client that waits for the outcome; blank: nobody
+history    5      length of the history in bytes
 meta       7      length of the meta part in bytes
 =========  =====  ==============================================================
+
+The history stands behind the meta: one line of text for each thing that befell the job beyond its
+usual way, ``what|ms|batch|worker|cause``. Most jobs have none.
 """
 
 from __future__ import annotations
@@ -37,7 +42,9 @@ FIELDS = {
     "created": 13,
     "deadline": 13,
     "finished": 13,
+    "priority": 1,
     "reply": 16,
+    "history": 5,
     "meta": 7,
 }
 HEAD = sum(FIELDS.values())
@@ -80,7 +87,21 @@ class State(StrEnum):
         return self.value[0]
 
 
+class Priority(StrEnum):
+    """The class of a job: higher ones run before lower ones, but no class starves."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def letter(self) -> str:
+        """The class's letter in a record."""
+        return self.value[0]
+
+
 _BY_LETTER = {state.letter: state for state in State}
+_CLASSES = {priority.letter: priority for priority in Priority}
 
 
 def state_of(letter: str) -> State:
@@ -93,6 +114,24 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
     kind: str
     message: str
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that befell a job beyond its usual way.
+
+    Attributes:
+        what: ``lost`` with its worker, or ``replayed`` from the dead letters.
+        at: when, in ms since 1970.
+        batch_id: the batch that it was in.
+        worker: who ran that batch; empty for a replay.
+        cause: what became of the worker, as far as is known.
+    """
+
+    what: str
+    at: int
+    batch_id: str
+    worker: str
+    cause: str
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -109,8 +148,10 @@ class Record(msgspec.Struct, frozen=True):
     created_ms: int
     deadline_ms: int
     finished_ms: int
+    priority: Priority
     reply: str
     meta: bytes
+    history: list[Event]
     body: memoryview
 
     @property
@@ -123,11 +164,12 @@ def parse(raw: bytes) -> Record:
     """Reads a record, or its head and meta alone.
 
     Args:
-        raw: at least the first ``HEAD`` bytes of a record.
+        raw: a record; its head, meta and history at least.
     """
     text = raw[:HEAD].decode("ascii")
     values = {name: text[start:end] for name, (start, end) in _SPANS.items()}
     end_of_meta = HEAD + int(values["meta"])
+    end_of_history = end_of_meta + int(values["history"])
     return Record(
         state=_BY_LETTER[values["state"]],
         attempts=int(values["attempts"]),
@@ -136,19 +178,27 @@ def parse(raw: bytes) -> Record:
         created_ms=int(values["created"]),
         deadline_ms=int(values["deadline"]),
         finished_ms=int(values["finished"]),
+        priority=_CLASSES[values["priority"]],
         reply=values["reply"].strip(),
         meta=raw[HEAD:end_of_meta],
-        body=memoryview(raw)[end_of_meta:],
+        history=_events(raw[end_of_meta:end_of_history]),
+        body=memoryview(raw)[end_of_history:],
     )
 
 
+def _events(text: bytes) -> list[Event]:
+    fields = [line.split("|") for line in text.decode(errors="replace").splitlines()]
+    return [Event(what, int(at), *rest) for what, at, *rest in fields]
+
+
 _META_START, _META_END = _SPANS["meta"]
+_HISTORY_START, _HISTORY_END = _SPANS["history"]
 _REPLY_START, _REPLY_END = _SPANS["reply"]
 
 
 def body_offset(raw: bytes) -> int:
-    """Where the payload of a record begins; the quick way past head and meta."""
-    return HEAD + int(raw[_META_START:_META_END])
+    """Where the payload of a record begins; the quick way past head, meta and history."""
+    return HEAD + int(raw[_META_START:_META_END]) + int(raw[_HISTORY_START:_HISTORY_END])
 
 
 def reply_of(raw: bytes) -> bytes:
@@ -156,14 +206,17 @@ def reply_of(raw: bytes) -> bytes:
     return raw[_REPLY_START:_REPLY_END]
 
 
-def tail(reply: str, meta: bytes) -> bytes:
-    """The part of a new record that a client writes before the payload: reply, meta and its length.
+def tail(reply: str, meta: bytes, priority: Priority = Priority.NORMAL) -> bytes:
+    """The part of a new record that a client writes before the payload, from the priority on.
 
     Args:
         reply: the client's id, or ``NO_REPLY``.
         meta: MessagePack of the job's metadata, or nothing.
+        priority: the job's class.
     """
-    return f"{reply}{len(meta):0{FIELDS['meta']}d}".encode() + meta
+    no_history = "0" * FIELDS["history"]
+    head = f"{priority.letter}{reply}{no_history}{len(meta):0{FIELDS['meta']}d}"
+    return head.encode() + meta
 
 
 def encode_meta(metadata: Mapping[str, Any] | None) -> bytes:
@@ -187,7 +240,7 @@ def encode_meta(metadata: Mapping[str, Any] | None) -> bytes:
 
 
 def settled(raw: bytes, state: State, body: bytes) -> bytes:
-    """The terminal record that follows the claimed record ``raw``; head and meta are kept."""
+    """The terminal record that follows the claimed record ``raw``; all but the body is kept."""
     return state.letter.encode() + raw[1 : body_offset(raw)] + body
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -32,18 +33,37 @@ class Call(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
+    """A script as it is sent.
+
+    Attributes:
+        text: its text behind the prelude.
+        sha: SHA-1 of the text.
+        keys: names of its keys, fields of ``LaneKeys`` and ``SharedKeys``; empty where they vary.
+    """
+
     text: str
     sha: str
+    keys: tuple[str, ...]
+
+
+_KEYS_LINE = re.compile(r"^-- KEYS: (\w+(?:, \w+)*)$", re.MULTILINE)
 
 
 @cache
-def source(name: str) -> _Source:
-    """The text of ``lua/<name>.lua`` behind the shared prelude, and its SHA-1."""
+def source(name: str) -> Source:
+    """The script ``lua/<name>.lua``, behind the layout of records, its keys and the prelude.
+
+    The keys that its KEYS line names are local variables of these names, in that order.
+    """
     folder = resources.files("umbel_batching") / "lua"
     prelude = (folder / "_prelude.lua").read_text("utf-8")
-    text = lua_layout() + prelude + (folder / f"{name}.lua").read_text("utf-8")
-    return _Source(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    body = (folder / f"{name}.lua").read_text("utf-8")
+    named = _KEYS_LINE.search(body)
+    keys = tuple(named[1].split(", ")) if named else ()
+    bound = [f"local {key} = KEYS[{place}]\n" for place, key in enumerate(keys, start=1)]
+    text = lua_layout() + "".join(bound) + prelude + body
+    return Source(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), keys)
 
 
 class Runner:

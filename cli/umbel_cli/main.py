@@ -9,6 +9,7 @@ import typer
 
 from umbel_cli import jobs, lanes, models, up, work
 from umbel_cli.demo import command as demo
+from umbel_cli.doctor import command as doctor
 
 app = typer.Typer(
     name="umbel",
@@ -40,7 +41,7 @@ def main(
     """Batch inference on Celery and Redis: single requests in, one forward per batch."""
 
 
-for part in (demo, up, work, jobs, lanes):
+for part in (demo, up, work, jobs, lanes, doctor):
     part.add_to(app)
 app.add_typer(models.app)
 

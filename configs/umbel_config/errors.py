@@ -6,7 +6,8 @@ Each error says what happened and what to do, and knows whether trying again can
     ├── ConfigError                 a setting is wrong or contradicts another
     ├── InvalidInput                the input does not fit the model's signature
     │   ├── PayloadTooLarge         it fits, but is over the size limit
-    │   └── MalformedPayload        these bytes are no value in umbel's wire format
+    │   ├── MalformedPayload        these bytes are no value in umbel's wire format
+    │   └── IdempotencyConflict     the key was used before, with another input
     ├── ModelError                  something about a model or its artifact
     │   ├── ModelNotFound           no model of that name is registered
     │   ├── VersionNotFound         the model has no such version or alias
@@ -16,15 +17,19 @@ Each error says what happened and what to do, and knows whether trying again can
     │   └── ModelLoadFailed         the artifact cannot be loaded or run here
     │       └── ModelUnavailable    this machine lacks its files or a module it may import
     ├── JobError                    the outcome of one job
-    │   ├── JobNotFound             no job of that id, or its result has expired
+    │   ├── JobNotFound             no job of that id is known
+    │   │   ├── ResultExpired       it ended, and its result was kept for as long as was set
+    │   │   └── JobLost             the store lost its data after it accepted the job
     │   ├── JobFailed               the model or its worker failed on this job
     │   ├── JobExpired              the job's timeout passed before it was computed
     │   ├── JobCancelled            the job was cancelled
     │   └── ResultTimeout           the caller stopped waiting; the job goes on
     ├── LaneFull                    too many jobs wait; carries ``retry_after``
+    ├── NotReplayable               a dead letter that cannot run again
     └── StoreUnavailable            Redis cannot be reached
         ├── StoreRefused            Redis refuses this client (password, permission)
-        └── StoreUnsuitable         Redis is too old or out of memory
+        ├── StoreFull               Redis has no memory left for new jobs
+        └── StoreUnsuitable         Redis is too old, or cannot serve umbel as it is set up
 """
 
 from __future__ import annotations
@@ -56,6 +61,18 @@ class PayloadTooLarge(InvalidInput):
 
 class MalformedPayload(InvalidInput):
     """The bytes are no value in umbel's wire format, or carry a type that it refuses."""
+
+
+class IdempotencyConflict(InvalidInput):
+    """The idempotency key was used before with another input or version; nothing was queued.
+
+    Attributes:
+        job_id: the job that the key belongs to.
+    """
+
+    def __init__(self, message: str, *, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
 
 
 class ModelError(UmbelError):
@@ -104,7 +121,25 @@ class JobError(UmbelError):
 
 
 class JobNotFound(JobError):
-    """No job has that id: it never existed, or its result has expired."""
+    """No job of that id is known here."""
+
+
+class ResultExpired(JobNotFound):
+    """The job ended, and what is kept of it is gone: its time to live passed, or it was forgotten.
+
+    Attributes:
+        state: the terminal state that it reached.
+        finished_at: when it did, in ms since 1970.
+    """
+
+    def __init__(self, message: str, *, job_id: str, state: str, finished_at: int) -> None:
+        super().__init__(message, job_id=job_id)
+        self.state = state
+        self.finished_at = finished_at
+
+
+class JobLost(JobNotFound):
+    """The store lost its data after it had accepted the job: submit it again."""
 
 
 class JobFailed(JobError):
@@ -151,10 +186,24 @@ class LaneFull(UmbelError):
         self.jobs: tuple[Any, ...] = ()
 
 
+class NotReplayable(UmbelError):
+    """The job is no dead letter, or its input is not kept any more; nothing was changed."""
+
+
 class StoreUnavailable(UmbelError):
-    """Redis cannot be reached, or went away in the middle of a call."""
+    """Redis cannot be reached, or went away in the middle of a call.
+
+    Attributes:
+        accepted: how many jobs of the same ``submit_many`` were queued before that.
+        jobs: those jobs, in the order of their rows.
+    """
 
     retryable = True
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.accepted = 0
+        self.jobs: tuple[Any, ...] = ()
 
 
 class StoreRefused(StoreUnavailable):
@@ -163,7 +212,11 @@ class StoreRefused(StoreUnavailable):
     retryable = False
 
 
+class StoreFull(StoreUnavailable):
+    """Redis has reached its maxmemory and takes no new job; those it holds go on."""
+
+
 class StoreUnsuitable(StoreUnavailable):
-    """Redis answered, but cannot serve umbel: too old, read-only or out of memory."""
+    """Redis answered, but cannot serve umbel: too old, read-only, or its data is of another age."""
 
     retryable = False

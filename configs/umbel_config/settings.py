@@ -85,6 +85,18 @@ class Settings(BaseSettings):
         16 * 2**20, gt=0, description="Largest encoded input of one job, in bytes."
     )
     result_ttl_s: int = Field(3600, gt=0, description="Seconds a finished job stays readable.")
+    tombstone_ttl_s: int = Field(
+        86_400, gt=0, description="Seconds after that in which it is known to have existed."
+    )
+    dead_ttl_s: int = Field(
+        604_800, gt=0, description="Seconds a dead letter is kept: a failed job with its input."
+    )
+    max_dead: int = Field(
+        1000, ge=0, description="Dead letters kept of one lane; the oldest give way."
+    )
+    max_dead_bytes: int = Field(
+        64 * 2**20, ge=0, description="Bytes of recorded batches kept for them in one lane."
+    )
     lease_ms: int = Field(
         10_000, ge=200, description="Time without a sign of life after which a batch is taken back."
     )
@@ -107,6 +119,11 @@ class Settings(BaseSettings):
     )
     drain_budget_ms: int = Field(
         2_000, ge=1, description="Longest time one Celery task keeps draining a lane."
+    )
+    grace_s: float = Field(
+        20.0,
+        ge=0,
+        description="Seconds a stopping worker gives its batches before it hands them back.",
     )
     flusher: bool = Field(default=True, description="Whether a worker also runs a flusher.")
     allowed_modules: Annotated[tuple[str, ...], NoDecode] = Field(

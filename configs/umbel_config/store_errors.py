@@ -7,7 +7,7 @@ from typing import Final
 
 from redis import exceptions as redis_errors
 
-from umbel_config.errors import StoreRefused, StoreUnavailable, StoreUnsuitable
+from umbel_config.errors import StoreFull, StoreRefused, StoreUnavailable, StoreUnsuitable
 from umbel_config.settings import mask_url
 
 _REFUSED: Final = {
@@ -16,8 +16,11 @@ _REFUSED: Final = {
     "NOPERM": "does not let this user run a command that umbel needs. Extend the user's ACL rules",
     "NOPASS": "has no password, but the URL carries one. Take it out of UMBEL_REDIS_URL",
 }
+_FULL: Final = {
+    "OOM": "is out of memory (maxmemory) and takes no new job; those it holds go on. Let workers "
+    "drain the lanes, keep results for a shorter time (result_ttl_s), or raise maxmemory",
+}
 _UNSUITABLE: Final = {
-    "OOM": "is out of memory (maxmemory). Raise maxmemory, or let workers drain the lanes",
     "READONLY": "is a read-only replica. Point UMBEL_REDIS_URL at the primary",
     "MISCONF": "cannot write to its disk and refuses writes. Free disk space, see the Redis log",
     "NOREPLICAS": "has fewer replicas than min-replicas-to-write asks for. Bring them back",
@@ -83,7 +86,8 @@ def translate_errors(url: str) -> _Translation:
     Raises:
         StoreUnavailable: Redis cannot be reached, did not answer in time, or is loading.
         StoreRefused: wrong or missing password, or a missing permission.
-        StoreUnsuitable: out of memory, read-only, in cluster mode, or no Redis at all.
+        StoreFull: out of memory (maxmemory).
+        StoreUnsuitable: read-only, in cluster mode, or no Redis at all.
     """
     return _Translation(mask_url(url))
 
@@ -103,6 +107,7 @@ def translated(error: redis_errors.RedisError, where: str) -> StoreUnavailable |
     code = _code(error)
     for table, ours in (
         (_REFUSED, StoreRefused),
+        (_FULL, StoreFull),
         (_UNSUITABLE, StoreUnsuitable),
         (_UNAVAILABLE, StoreUnavailable),
     ):
@@ -138,7 +143,7 @@ def _code(error: redis_errors.RedisError) -> str:
     if text.startswith("Error running script") or "user_script" in text:
         # Redis 6.2 wraps what a command inside a script answered: "... -OOM command not allowed".
         words = (word[1:] for word in text.split() if word.startswith("-"))
-        return next((word for word in words if word in _UNSUITABLE or word in _REFUSED), "")
+        return next((word for word in words if word in _FULL | _UNSUITABLE | _REFUSED), "")
     return text.partition(" ")[0]
 
 

@@ -12,8 +12,8 @@ from umbel._aio_session import AsyncSession
 from umbel._aio_stream import completed, mapped
 from umbel._prepare import options, prepare, prepare_many
 from umbel._stream import bundled, portions
-from umbel_batching.calls import NewJob
 from umbel_batching.lanes import split_id
+from umbel_batching.values import NewJob
 from umbel_config.errors import LaneFull
 from umbel_config.settings import Settings, load_settings
 

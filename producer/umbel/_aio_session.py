@@ -13,12 +13,13 @@ from umbel._models import TargetCache, find_async
 from umbel._outcome import not_found, outcome_in
 from umbel._prepare import Target
 from umbel_batching import record
-from umbel_batching.calls import Calls, NewJob
+from umbel_batching.calls import Calls
 from umbel_batching.census import JobInfo, job_info
 from umbel_batching.keys import lane_keys, reply_channel
 from umbel_batching.lanes import split_id
 from umbel_batching.record import State
 from umbel_batching.scripts import AsyncRunner
+from umbel_batching.values import NewJob
 from umbel_config.connect import address_of, check_server_async, connect_async, translate_errors
 from umbel_config.embedded import find_store
 from umbel_config.settings import Settings
@@ -40,7 +41,7 @@ class AsyncSession:
     def __init__(self, settings: Settings) -> None:
         self.inbox = Inbox()
         self._settings = settings
-        self._calls = Calls(settings.namespace)
+        self._calls = Calls.of(settings)
         self._targets = TargetCache()
         self._translated = translate_errors("")
         self._runner: AsyncRunner | None = None
@@ -101,7 +102,7 @@ class AsyncSession:
     async def cancel(self, job_id: str) -> bool:
         """Cancels a job; returns whether it is cancelled now."""
         slot, uid = split_id(job_id)
-        call = self._calls.cancel(slot, uid, ttl_s=self._settings.result_ttl_s)
+        call = self._calls.cancel(slot, uid)
         cancelled, found = await self._run(call)
         if found is None:
             raise not_found(job_id)

@@ -11,8 +11,8 @@ from umbel._job import Job
 from umbel._prepare import options, prepare, prepare_many
 from umbel._session import Session
 from umbel._stream import bundled, completed, mapped, portions
-from umbel_batching.calls import NewJob
 from umbel_batching.lanes import split_id
+from umbel_batching.values import NewJob
 from umbel_config.errors import LaneFull
 from umbel_config.settings import Settings, load_settings
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from umbel_batching import wire
-from umbel_batching.calls import NewJob
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.record import HEAD, NO_REPLY, encode_meta, tail
+from umbel_batching.values import NewJob
 from umbel_config.errors import InvalidInput, PayloadTooLarge
 from umbel_registry.manifest import Manifest
 from umbel_registry.signature import Signature

@@ -14,12 +14,13 @@ from umbel._models import TargetCache, find
 from umbel._outcome import not_found, outcome_in
 from umbel._prepare import Target
 from umbel_batching import record
-from umbel_batching.calls import Calls, NewJob
+from umbel_batching.calls import Calls
 from umbel_batching.census import JobInfo, job_info
 from umbel_batching.keys import lane_keys
 from umbel_batching.lanes import split_id
 from umbel_batching.record import State
 from umbel_batching.scripts import Runner
+from umbel_batching.values import NewJob
 from umbel_config.connect import address_of, check_server, connect, translate_errors
 from umbel_config.embedded import find_store
 from umbel_config.settings import Settings
@@ -55,7 +56,7 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._calls = Calls(settings.namespace)
+        self._calls = Calls.of(settings)
         self._translated = translate_errors("")
         self._targets = TargetCache()
         self._live = _Live()
@@ -120,7 +121,7 @@ class Session:
         slot, uid = split_id(job_id)
         runner = self._connected()
         with self._translated:
-            call = self._calls.cancel(slot, uid, ttl_s=self._settings.result_ttl_s)
+            call = self._calls.cancel(slot, uid)
             cancelled, found = runner.run(call)
         if found is None:
             raise not_found(job_id)

@@ -14,7 +14,7 @@ import numpy as np
 
 from umbel._job import PUSHED_POLL_S, Job
 from umbel._session import Session
-from umbel_batching.calls import NewJob
+from umbel_batching.values import NewJob
 from umbel_config.errors import JobError, LaneFull, ResultTimeout
 
 W = TypeVar("W")

@@ -119,6 +119,19 @@ class ArtifactStore:
         """
         return map(self.read, self.places(name))
 
+    def sizes(self, manifest: Manifest) -> dict[str, int | None]:
+        """The size of every file of a version as it lies there now; ``None``: it is missing.
+
+        Args:
+            manifest: of the version.
+
+        Raises:
+            OSError: the root cannot be read.
+        """
+        self._fs.invalidate_cache()
+        source = self._files(manifest)
+        return {path: self._size(f"{source}/{path}") for path in manifest.files}
+
     def fetch(self, manifest: Manifest, cache_dir: Path) -> Path:
         """A local folder with the files of a version, each checked by SHA-256.
 
@@ -141,6 +154,13 @@ class ArtifactStore:
                 self._download(source, folder, manifest)
         verify(folder, manifest)
         return folder
+
+    def _size(self, place: str) -> int | None:
+        try:
+            known = self._fs.info(place)
+        except FileNotFoundError:
+            return None
+        return int(known["size"]) if known["type"] == "file" else None
 
     def _home(self, name: str, version: str) -> str:
         return f"{self._root}/{name}/{version}"

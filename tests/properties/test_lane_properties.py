@@ -24,12 +24,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from umbel_batching.calls import Calls, Claimed, NewJob, Reaped, Settlement
+from umbel_batching.calls import Calls
 from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import _SPANS, HEAD, NO_REPLY, State, parse, settled, tail
 from umbel_batching.scripts import Call, Runner
+from umbel_batching.values import Claimed, NewJob, Reaped, Settlement
 from umbel_config.errors import LaneFull
 
 SIZE, MAX_QUEUE, MAX_BYTES, MAX_ATTEMPTS = 4, 14, 14 * (HEAD + 24), 3
@@ -203,9 +204,7 @@ class LaneMachine(RuleBasedStateMachine):
         assert all(parse(raw).batch == claimed.batch for raw in again.records)
 
     def _claim(self, batch: str, token: str) -> Claimed:
-        call = self.calls.claim(
-            self.slot, batch=batch, token=token, worker="w", lease_ms=LEASE_MS, ttl_s=TTL_S
-        )
+        call = self.calls.claim(self.slot, batch=batch, token=token, worker="w", lease_ms=LEASE_MS)
         return self.runner.run(call)
 
     @rule(claim=claims)
@@ -234,7 +233,7 @@ class LaneMachine(RuleBasedStateMachine):
             uid for uid, state in zip(claimed.uids, states, strict=True) if state is State.FAILED
         }
         expected = self.model.settle(claimed.batch, bad)
-        call = self.calls.settle(self.slot, claimed.batch, outcome, ttl_s=TTL_S)
+        call = self.calls.settle(self.slot, claimed.batch, outcome)
         assert self.runner.run(call) == expected
 
     @rule(data=st.data())
@@ -242,7 +241,7 @@ class LaneMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         uid = data.draw(st.sampled_from(sorted(self.model.jobs)))
         expected = self.model.cancel(uid)
-        assert self.runner.run(self.calls.cancel(self.slot, uid, ttl_s=TTL_S)) == expected
+        assert self.runner.run(self.calls.cancel(self.slot, uid)) == expected
 
     @rule(claim=claims)
     def lease_runs_out(self, claim: tuple[Claimed, str]) -> None:
@@ -254,7 +253,7 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 3))
     def reap(self, limit: int) -> None:
         expected = self.model.reap(limit)
-        call = self.calls.reap(self.slot, limit=limit, max_attempts=MAX_ATTEMPTS, ttl_s=TTL_S)
+        call = self.calls.reap(self.slot, limit=limit, max_attempts=MAX_ATTEMPTS)
         assert self.runner.run(call) == expected
 
     @rule(data=st.data())

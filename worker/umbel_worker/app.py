@@ -12,6 +12,7 @@ from umbel_config.embedded import find_store
 from umbel_config.errors import ConfigError
 from umbel_config.settings import Settings, load_settings
 from umbel_worker.companions import Companions
+from umbel_worker.contradictions import RefuseUnsafe
 
 #: Seconds after which Redis hands an unacknowledged hint to another worker. Nothing depends on
 #: it: our own leases bring jobs back long before.
@@ -32,6 +33,7 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("umbel", set_as_current=False, include=["umbel_worker.tasks"])
     app.conf.update(celery_config(settings))
     app.steps["worker"].add(Companions)
+    app.steps["worker"].add(RefuseUnsafe)
     return app
 
 

@@ -34,7 +34,7 @@ class Presence:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._calls = Calls(settings.namespace)
+        self._calls = Calls.of(settings)
         self._runner = Runner(connect(settings, client_name="umbel-presence"))
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._stop = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import Celery
 
 from umbel_batching.flusher import Drain, Flusher
+from umbel_batching.retention import Retention
 from umbel_config.connect import connect
 from umbel_config.settings import Settings
 
@@ -41,5 +42,5 @@ def make_flusher(settings: Settings, app: Celery) -> Flusher:
         settings.namespace,
         CeleryDispatch(app),
         max_attempts=settings.max_attempts,
-        result_ttl_s=settings.result_ttl_s,
+        keep=Retention.of(settings),
     )

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from umbel_batching.calls import Calls, Claimed, Settlement
+from umbel_batching.calls import Calls
 from umbel_batching.lanes import new_uid, slot_of
 from umbel_batching.record import NO_REPLY, Failure, State, body_offset, reply_of, settled
 from umbel_batching.replies import push
 from umbel_batching.scripts import Call, Runner
+from umbel_batching.values import Claimed, Settlement
 from umbel_config.errors import ModelError, ModelUnavailable
 from umbel_registry import LoadedModel
 from umbel_worker.compute import Result, compute, failure_of
@@ -47,7 +48,6 @@ class Drainer:
         leases: keeps the leases of running batches.
         worker: name of this process, kept as evidence with each batch.
         lease_ms: length of a lease.
-        ttl_s: seconds that outcomes stay readable.
         budget_s: longest time of one drain, so that other lanes have their turn.
         stopping: set when the worker shuts down; a drain then ends with its batch.
     """
@@ -58,7 +58,6 @@ class Drainer:
     leases: LeaseKeeper
     worker: str
     lease_ms: int
-    ttl_s: int
     budget_s: float
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -111,7 +110,6 @@ class Drainer:
             token=token,
             worker=self.worker,
             lease_ms=self.lease_ms,
-            ttl_s=self.ttl_s,
         )
 
     def _process(
@@ -137,7 +135,7 @@ class Drainer:
         log.debug(
             "batch %s: %d jobs by %s in %.1f ms", claimed.batch, count, claimed.reason, micros / 1e3
         )
-        return self.calls.settle(slot, claimed.batch, outcome, ttl_s=self.ttl_s)
+        return self.calls.settle(slot, claimed.batch, outcome)
 
     def _results(self, model: LoadedModel | Failure, records: Sequence[bytes]) -> list[Result]:
         if isinstance(model, Failure):

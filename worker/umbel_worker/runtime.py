@@ -43,7 +43,7 @@ def make_drainer(settings: Settings, stop: threading.Event) -> Drainer:
     """
     torch.set_num_threads(threads_per_batch(settings))
     client = connect(settings, client_name="umbel-worker")
-    runner, calls = Runner(client), Calls(settings.namespace)
+    runner, calls = Runner(client), Calls.of(settings)
     models = ModelCache(
         Catalog(client, settings.namespace), ArtifactStore(settings.artifacts), settings
     )
@@ -54,7 +54,6 @@ def make_drainer(settings: Settings, stop: threading.Event) -> Drainer:
         leases=LeaseKeeper(runner, calls, settings.lease_ms),
         worker=f"{socket.gethostname()}:{os.getpid()}",
         lease_ms=settings.lease_ms,
-        ttl_s=settings.result_ttl_s,
         budget_s=settings.drain_budget_ms / 1000,
         stopping=stop,
     )

@@ -1,10 +1,8 @@
 -- Decides how many drains a lane needs now, notes them as sent, and sets when to look again.
--- KEYS: lane, waiting, leases, sent, drains, wake
+-- KEYS: lane, waiting, leases, sent, drains, deadlines, wake
 -- ARGV: slot, worker slots that serve the queue, ms after which a hint counts as lost, drain tokens
--- Returns {number of tokens used, leases that ran out, name, queue}. Running it twice, or in two
--- flushers at once, sends nothing twice: what was sent is counted.
-local lane, waiting, leases, sent, drains, wake =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+-- Returns {number of tokens used, leases that ran out, name, queue, deadlines that passed}. Running
+-- it twice, or in two flushers at once, sends nothing twice: what was sent is counted.
 local slot, slots, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local FIRST = 4
 local now = now_ms()
@@ -16,16 +14,19 @@ redis.call('ZREMRANGEBYSCORE', drains, '-inf', now)
 local known = redis.call('HMGET', lane, 'name', 'queue', 'max_batch_size', 'max_wait_ms', 'slots', 'unanswered')
 if not known[1] then
   redis.call('ZREM', wake, slot)
-  return {0, 0, '', ''}
+  return {0, 0, '', '', 0}
 end
 if known[5] ~= ARGV[2] then redis.call('HSET', lane, 'slots', ARGV[2]) end
 
 local depth = redis.call('ZCARD', waiting)
 local size, wait = tonumber(known[3]), tonumber(known[4])
 local pending, running = redis.call('ZCARD', sent), redis.call('ZCARD', drains)
-local oldest = depth > 0 and score_of_first(waiting) or now
+local oldest = depth > 0 and oldest_arrival(waiting) or now
+local deadline = score_of_first(deadlines)
+local due = depth >= size or depth > 0 and now - oldest >= wait
+  or deadline and deadline <= now + DEADLINE_MARGIN
 local wanted = 0
-if depth >= size or depth > 0 and now - oldest >= wait then
+if due then
   wanted = math.min(math.max(1, math.floor(depth / size)) - pending, slots - pending - running,
     #ARGV - FIRST + 1)
   wanted = math.max(0, wanted)
@@ -47,11 +48,15 @@ end
 no_later_than(score_of_first(leases))
 no_later_than(score_of_first(sent))
 no_later_than(score_of_first(drains))
-if depth > 0 and depth < size and now - oldest < wait then no_later_than(oldest + wait) end
+if depth > 0 and not due then no_later_than(oldest + wait) end
+if deadline then
+  no_later_than(due and deadline or deadline - DEADLINE_MARGIN)
+end
 if depth > 0 then no_later_than(now + patience) end
 if next_look then
   redis.call('ZADD', wake, next_look, slot)
 else
   redis.call('ZREM', wake, slot)
 end
-return {wanted, redis.call('ZCOUNT', leases, '-inf', now), known[1], known[2]}
+return {wanted, redis.call('ZCOUNT', leases, '-inf', now), known[1], known[2],
+  redis.call('ZCOUNT', deadlines, '-inf', now)}

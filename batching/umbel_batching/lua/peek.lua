@@ -13,7 +13,7 @@ for at, key in ipairs(KEYS) do
     if head ~= '' and ARGV[1] == 'outcome' and letter ~= 'q' and letter ~= 'r' then
       found[at] = redis.call('GET', key)
     elseif head ~= '' then
-      found[at] = head .. meta_of(key, head)
+      found[at] = head .. annex_of(key, head)
     else
       found[at] = ''
     end

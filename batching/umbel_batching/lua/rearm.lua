@@ -2,12 +2,12 @@
 -- KEYS: waiting, leases, wake, signal, lane, sent
 -- ARGV: slot, 1 to have it looked at right now, and hints that may be lost sent again
 -- Returns 1 when the lane has work.
-if redis.call('EXISTS', KEYS[1], KEYS[2]) == 0 then return 0 end
+if redis.call('EXISTS', waiting, leases) == 0 then return 0 end
 local now = now_ms()
-begin(KEYS[3])
+begin(wake)
 if ARGV[2] == '1' then
-  redis.call('DEL', KEYS[6])
-  redis.call('HDEL', KEYS[5], 'unanswered')
+  redis.call('DEL', sent)
+  redis.call('HDEL', lane, 'unanswered')
 end
-if ARGV[2] == '1' or not redis.call('ZSCORE', KEYS[3], ARGV[1]) then arm(KEYS[3], KEYS[4], ARGV[1], now) end
+if ARGV[2] == '1' or not redis.call('ZSCORE', wake, ARGV[1]) then arm(ARGV[1], now) end
 return 1

@@ -2,8 +2,8 @@
 -- KEYS: waiting, sent, drains, wake, signal
 -- ARGV: slot, drain token
 -- Returns the number of jobs that wait.
-redis.call('ZREM', KEYS[2], ARGV[2])
-redis.call('ZREM', KEYS[3], ARGV[2])
-local depth = redis.call('ZCARD', KEYS[1])
-if depth > 0 then arm(KEYS[4], KEYS[5], ARGV[1], now_ms()) end
+redis.call('ZREM', sent, ARGV[2])
+redis.call('ZREM', drains, ARGV[2])
+local depth = redis.call('ZCARD', waiting)
+if depth > 0 then arm(ARGV[1], now_ms()) end
 return depth

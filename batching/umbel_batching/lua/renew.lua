@@ -2,9 +2,9 @@
 -- KEYS: leases, drains
 -- ARGV: batch id, drain token, lease in ms
 -- Returns 1 when extended, 0 when the batch was settled or taken back.
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
-begin(KEYS[1])
+if not redis.call('ZSCORE', leases, ARGV[1]) then return 0 end
+begin(leases)
 local expiry = now_ms() + tonumber(ARGV[3])
-redis.call('ZADD', KEYS[1], expiry, ARGV[1])
-redis.call('ZADD', KEYS[2], expiry, ARGV[2])
+redis.call('ZADD', leases, expiry, ARGV[1])
+redis.call('ZADD', drains, expiry, ARGV[2])
 return 1

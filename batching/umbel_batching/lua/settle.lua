@@ -1,43 +1,114 @@
 -- Writes the outcomes of a batch, all in one step, if its lease still holds: the lease is the fence.
--- KEYS: lane, leases, batch, job prefix
--- ARGV: batch id, TTL in s, compute time in us, jobs succeeded, jobs failed, number of jobs,
---       slot, then per job: uid, terminal record; then per waiting client: channel, message
+-- KEYS: lane, leases, batch, job, dead, recordings, recording, cached, same, tomb, once
+-- ARGV: batch id, retention, prefix of reply channels, slot, compute time in us, jobs succeeded,
+--       jobs failed, number of jobs, device, ceiling (0: no news, -1: none any more), then per job:
+--       uid, terminal record; then per waiting client: channel, message
 -- Returns 1 when written, 2 when this batch had written before, 0 when the fence was lost.
-local lane, leases, batch, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local FIRST, id, ttl, count = 8, ARGV[1], ARGV[2], tonumber(ARGV[6])
+local id, keep, channels, slot = ARGV[1], retention(ARGV[2]), ARGV[3], ARGV[4]
+local FIRST, count, ceiling = 11, tonumber(ARGV[8]), tonumber(ARGV[10])
 
 if not redis.call('ZSCORE', leases, id) then
-  return redis.call('HEXISTS', batch, 'settled') == 1 and 2 or 0
+  return redis.call('HEXISTS', batch .. id, 'settled') == 1 and 2 or 0
 end
 local now = now_ms()
 redis.call('ZREM', leases, id) -- first, as a removal is allowed when memory is full
-local gone, some_gone = taken_out(batch)
+local about = redis.call('HMGET', batch .. id, 'gone', 'twins', 'digests', 'uids')
+local gone, some_gone = set_of(about[1])
 local last = FIRST + 2 * count - 1
-local succeeded, failed = tonumber(ARGV[4]), tonumber(ARGV[5])
-local of_client = {}
-for at = FIRST, last, 2 do
-  if some_gone then
-    local client = string.sub(ARGV[at + 1], REPLY_FROM, REPLY_TO)
-    local uids = of_client[client] or {}
-    uids[#uids + 1] = ARGV[at]
-    of_client[client] = uids
+local succeeded, failed = tonumber(ARGV[6]), tonumber(ARGV[7])
+
+-- The inputs of a batch with a failure are kept, before the outcomes take their place.
+if failed > 0 then
+  local uids, failing = uids_in(about[4]), {}
+  for at = FIRST, last, 2 do
+    if string.sub(ARGV[at + 1], 1, 1) == 'f' then failing[ARGV[at]] = true end
   end
-  if gone[ARGV[at]] then
-    if string.sub(ARGV[at + 1], 1, 1) == 's' then succeeded = succeeded - 1 else failed = failed - 1 end
+  record_batch(id, uids, read(uids), failing, now, keep)
+end
+
+local ended, letters, of_client, dying = {}, {}, {}, {}
+local function end_job(uid, record)
+  local letter = string.sub(record, 1, 1)
+  redis.call('SET', job .. uid, record, 'EX', letter == 'f' and keep.failed or keep.result)
+  ended[#ended + 1] = uid .. letter
+  if letter == 'f' then dying[#dying + 1] = uid end
+  return letter
+end
+for at = FIRST, last, 2 do
+  local uid, record = ARGV[at], ARGV[at + 1]
+  if some_gone then
+    local client = string.sub(record, REPLY_FROM, REPLY_TO)
+    of_client[client] = of_client[client] or {}
+    table.insert(of_client[client], uid)
+  end
+  if gone[uid] then
+    if string.sub(record, 1, 1) == 's' then succeeded = succeeded - 1 else failed = failed - 1 end
   else
-    redis.call('SET', job .. ARGV[at], ARGV[at + 1], 'EX', ttl)
+    end_job(uid, record)
   end
 end
-redis.call('HSET', batch, 'settled', ms13(now), 'compute_us', ARGV[3])
-redis.call('EXPIRE', batch, ttl)
+
+-- Twins get the outcome of the job that was computed in their place.
+local twins, some_twins = twins_in(about[2])
+local digests, some_digests = twins_in(about[3])
+local bodies = {}
+if some_twins or some_digests then
+  for at = FIRST, last, 2 do
+    local record = ARGV[at + 1]
+    local meta, history = lengths(record)
+    bodies[ARGV[at]] = {string.sub(record, 1, 1), string.sub(record, HEAD + meta + history + 1)}
+  end
+end
+if some_twins then
+  local shared = 0
+  for twin, leader in pairs(twins) do
+    local head = redis.call('GETRANGE', job .. twin, 0, HEAD - 1)
+    if bodies[leader] and string.sub(head, 1, 1) == 'r'
+      and string.sub(head, BATCH_FROM, BATCH_TO) == id then
+      local annex = annex_of(job .. twin, head)
+      local letter = end_job(twin, terminal(head, annex, bodies[leader][1], now, bodies[leader][2]))
+      notify(channels, head, slot, twin)
+      if letter == 's' then succeeded = succeeded + 1 else failed = failed + 1 end
+      shared = shared + 1
+    end
+  end
+  if shared > 0 then redis.call('HINCRBY', lane, 'shared', shared) end
+end
+if some_digests then
+  local cache = redis.call('HMGET', lane, 'cache_ttl_s', 'cache_entries', 'cache_bytes')
+  local ttl = tonumber(cache[1] or 0)
+  for uid, digest in pairs(digests) do
+    local outcome = bodies[uid]
+    if redis.call('GET', same .. digest) == 'b' .. id .. uid then
+      if ttl > 0 and outcome and outcome[1] == 's' then
+        local entry = 'o' .. id .. outcome[2]
+        redis.call('SET', same .. digest, entry, 'EX', ttl)
+        shelve(cached, same, 'cached_bytes', digest, #entry, now, tonumber(cache[2]),
+          tonumber(cache[3]), ttl)
+      else
+        redis.call('DEL', same .. digest)
+      end
+    end
+  end
+end
+lay_out(dying, now, keep)
+bury(ended, now, keep.failed > keep.result and #dying > 0 and keep.failed + keep.tomb
+  or keep.result + keep.tomb)
+redis.call('HSET', batch .. id, 'settled', ms13(now), 'compute_us', ARGV[5])
+redis.call('EXPIRE', batch .. id, #dying > 0 and keep.failed or keep.result)
 
 if succeeded > 0 then redis.call('HINCRBY', lane, 'succeeded', succeeded) end
 if failed > 0 then redis.call('HINCRBY', lane, 'failed', failed) end
 redis.call('HINCRBY', lane, 'batches', 1)
+if ceiling > 0 then
+  redis.call('HSET', lane, 'ceiling:' .. ARGV[9], ceiling, 'ceiling_at:' .. ARGV[9], ms13(now))
+elseif ceiling < 0 then
+  redis.call('HDEL', lane, 'ceiling:' .. ARGV[9], 'ceiling_at:' .. ARGV[9])
+end
 
 -- Measured rate in jobs per second, renewed about once a second; LaneFull is computed from it.
 local window = redis.call('HMGET', lane, 'rate_from', 'rate_jobs')
-local from, jobs = tonumber(window[1] or 0), tonumber(window[2] or 0) + count
+local from, jobs = tonumber(window[1] or 0), tonumber(window[2] or 0) + #ended
 if now - from >= 1000 then
   if from > 0 and now - from < 60000 then
     redis.call('HSET', lane, 'rate', string.format('%.3f', jobs * 1000 / (now - from)))
@@ -51,7 +122,7 @@ for at = last + 1, #ARGV, 2 do
   if some_gone then
     -- The prepared message speaks for jobs that were cancelled meanwhile: have them read instead.
     local client = string.sub(ARGV[at], REPLY_FROM - REPLY_TO - 1)
-    redis.call('PUBLISH', ARGV[at], '?' .. ARGV[7] .. table.concat(of_client[client] or {}))
+    redis.call('PUBLISH', ARGV[at], '?' .. slot .. table.concat(of_client[client] or {}))
   else
     redis.call('PUBLISH', ARGV[at], ARGV[at + 1])
   end

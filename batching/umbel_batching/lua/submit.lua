@@ -1,57 +1,127 @@
 -- Puts jobs into a lane: all of them, or none.
--- KEYS: lane, waiting, sent, drains, wake, signal, lanes, job prefix
--- ARGV: slot, lane name, queue, max_batch_size, max_wait_ms, max_queue, max_queue_bytes,
---       then per job: uid, timeout in ms (0: none), the record behind `finished`
--- Returns {1, depth} when accepted, {0, depth, jobs per second} when the lane is full, {-1, name}
--- when the slot belongs to a lane of another name. Sending the same call again changes nothing.
-local lane, waiting, sent, drains, wake, signal, lanes, job =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local FIRST = 8
-local count = (#ARGV - FIRST + 1) / 3
+-- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb
+-- ARGV: slot, lane name, queue, the policy (max_batch_size, max_wait_ms, max_queue,
+--       max_queue_bytes, single_flight, cache_ttl_s, cache_entries, cache_bytes), retention,
+--       prefix of reply channels, then per job: uid, timeout in ms (0: none), the record behind
+--       `finished`. The uid of a job with an idempotency key is a UUIDv8, and a fingerprint of 32
+--       characters stands before its record.
+-- Returns {1, depth, known} when accepted, {0, depth, jobs per second} when the lane is full,
+-- {-1, name} when the slot belongs to a lane of another name, {-2, depth, known} when an
+-- idempotency key was used with another input. known: per job whose key was used before its place
+-- and slot, uid and whether the input was the same. Sending the same call again changes nothing.
+local slot, FIRST = ARGV[1], 14
+local keep, channels = retention(ARGV[12]), ARGV[13]
 local now = now_ms()
 
-local known = redis.call('HMGET', lane, 'name', 'max_batch_size', 'max_wait_ms', 'max_queue',
-  'max_queue_bytes', 'bytes', 'slots', 'rate')
-if known[1] and known[1] ~= ARGV[2] then return {-1, known[1]} end
+local lane_has = redis.call('HMGET', lane, 'name', 'max_batch_size', 'max_wait_ms', 'max_queue',
+  'max_queue_bytes', 'bytes', 'slots', 'rate', 'cache_ttl_s')
+if lane_has[1] and lane_has[1] ~= ARGV[2] then return {-1, lane_has[1]} end
 local depth = redis.call('ZCARD', waiting)
-if count == 0 then return {1, depth} end
-if redis.call('EXISTS', job .. ARGV[FIRST]) == 1 then return {1, depth} end
 
-local bytes = count * (REPLY_FROM - 1)
-for at = FIRST + 2, #ARGV, 3 do bytes = bytes + #ARGV[at] end
-local max_queue, max_bytes = tonumber(known[4] or ARGV[6]), tonumber(known[5] or ARGV[7])
-if depth + count > max_queue or tonumber(known[6] or 0) + bytes > max_bytes then
-  return {0, depth, known[8] or '0'}
-end
-
-local arrival = ms13(now)
-local blank = 'q' .. '00' .. '00000' .. string.rep(' ', 32) .. arrival
-local none = ms13(0)
-local members = {}
+local known, fresh, fingerprints, repeated, conflict, bytes = {}, {}, {}, false, false, 0
 for at = FIRST, #ARGV, 3 do
-  local timeout = tonumber(ARGV[at + 1])
+  local uid, tail = ARGV[at], ARGV[at + 2]
+  local before
+  if string.sub(uid, 13, 13) == '8' then
+    local fingerprint = string.sub(tail, 1, 32)
+    before = redis.call('GET', once .. uid)
+    if before then
+      local same_input = string.sub(before, 9) == fingerprint
+      known[#known + 1] = {(at - FIRST) / 3, string.sub(before, 1, 8), uid, same_input and 1 or 0}
+      conflict = conflict or not same_input
+    elseif fingerprints[uid] then -- the same key twice in one call
+      known[#known + 1] = {(at - FIRST) / 3, slot, uid, fingerprints[uid] == fingerprint and 1 or 0}
+      conflict = conflict or fingerprints[uid] ~= fingerprint
+      before = true
+    else
+      fingerprints[uid] = fingerprint
+      tail = string.sub(tail, 33)
+    end
+  elseif #fresh == 0 then
+    repeated = redis.call('EXISTS', job .. uid) == 1
+  end
+  if repeated then break end
+  if not before then
+    fresh[#fresh + 1] = {uid, tonumber(ARGV[at + 1]), tail}
+    bytes = bytes + PRIORITY_FROM - 1 + #tail
+  end
+end
+if conflict then return {-2, depth, known} end
+if repeated or #fresh == 0 then return {1, depth, known} end
+
+local max_queue = tonumber(lane_has[4] or ARGV[6])
+local max_bytes = tonumber(lane_has[5] or ARGV[7])
+if depth + #fresh > max_queue or tonumber(lane_has[6] or 0) + bytes > max_bytes then
+  return {0, depth, lane_has[8] or '0'}
+end
+local size, wait = tonumber(lane_has[2] or ARGV[4]), tonumber(lane_has[3] or ARGV[5])
+local caches = tonumber(lane_has[9] or ARGV[9]) > 0
+
+local arrival, none, blanks = ms13(now), ms13(0), string.rep(' ', 32)
+local blank = 'q' .. '00' .. '00000' .. blanks .. arrival
+-- Where a record's fields stand in what the client wrote of it.
+local function in_tail(tail, from, to)
+  return tonumber(string.sub(tail, from - PRIORITY_FROM + 1, to - PRIORITY_FROM + 1))
+end
+
+-- The outcome of an identical input that is still remembered, behind the id of its batch.
+local function remembered(tail)
+  if not caches then return nil end
+  local from = HEAD - PRIORITY_FROM + 1 + in_tail(tail, META_FROM, META_TO)
+  local found = redis.call('GET', same .. redis.sha1hex(string.sub(tail, from + 1)))
+  return found and string.sub(found, 1, 1) == 'o' and string.sub(found, 2) or nil, from
+end
+
+local members, timed, ended, first_deadline = {}, {}, {}, nil
+for _, entry in ipairs(fresh) do
+  local uid, timeout, tail = entry[1], entry[2], entry[3]
   local deadline = timeout > 0 and ms13(now + timeout) or none
-  redis.call('SET', job .. ARGV[at], blank .. deadline .. none .. ARGV[at + 2])
-  members[#members + 1] = arrival
-  members[#members + 1] = ARGV[at]
+  if fingerprints[uid] then redis.call('SET', once .. uid, slot .. fingerprints[uid]) end
+  local outcome, from = remembered(tail)
+  if outcome then
+    local head = 's' .. '00' .. '00000' .. string.sub(outcome, 1, 32) .. arrival .. deadline
+      .. arrival .. string.sub(tail, 1, HEAD - PRIORITY_FROM + 1)
+    redis.call('SET', job .. uid, head .. string.sub(tail, HEAD - PRIORITY_FROM + 2, from)
+      .. string.sub(outcome, 33), 'EX', keep.result)
+    notify(channels, head, slot, uid)
+    ended[#ended + 1] = uid .. 's'
+    bytes = bytes - PRIORITY_FROM + 1 - #tail
+  else
+    redis.call('SET', job .. uid, blank .. deadline .. none .. tail)
+    members[#members + 1] = score_text(string.sub(tail, 1, 1), now)
+    members[#members + 1] = uid
+    if timeout > 0 then
+      timed[#timed + 1] = deadline
+      timed[#timed + 1] = uid
+      first_deadline = math.min(first_deadline or math.huge, now + timeout)
+    end
+  end
 end
-in_chunks('ZADD', waiting, members)
-if not known[1] then
+if not lane_has[1] then
   redis.call('HSET', lane, 'name', ARGV[2], 'queue', ARGV[3], 'max_batch_size', ARGV[4],
-    'max_wait_ms', ARGV[5], 'max_queue', ARGV[6], 'max_queue_bytes', ARGV[7])
-  redis.call('HSET', lanes, ARGV[1], ARGV[2])
+    'max_wait_ms', ARGV[5], 'max_queue', ARGV[6], 'max_queue_bytes', ARGV[7], 'single_flight',
+    ARGV[8], 'cache_ttl_s', ARGV[9], 'cache_entries', ARGV[10], 'cache_bytes', ARGV[11])
+  redis.call('HSET', lanes, slot, ARGV[2])
 end
+redis.call('HINCRBY', lane, 'submitted', #fresh)
+if #ended > 0 then
+  bury(ended, now, keep.result + keep.tomb)
+  redis.call('HINCRBY', lane, 'succeeded', #ended)
+  redis.call('HINCRBY', lane, 'shared', #ended)
+end
+if #members == 0 then return {1, depth, known} end
+in_chunks('ZADD', waiting, members)
+if #timed > 0 then in_chunks('ZADD', deadlines, timed) end
 redis.call('HINCRBY', lane, 'bytes', bytes)
-redis.call('HINCRBY', lane, 'submitted', count)
 
 -- Wake a flusher at once for a full batch that nobody was sent for, at the latest after the wait;
 -- not at all while every worker slot already drains this lane: a drain looks again by itself.
-depth = depth + count
-local size, wait = tonumber(known[2] or ARGV[4]), tonumber(known[3] or ARGV[5])
+depth = depth + #members / 2
 local pending = redis.call('ZCARD', sent)
-local room = tonumber(known[7] or 1) - pending - redis.call('ZCARD', drains)
-if room > 0 or pending == 0 and not redis.call('ZSCORE', wake, ARGV[1]) then
+local room = tonumber(lane_has[7] or 1) - pending - redis.call('ZCARD', drains)
+if room > 0 or pending == 0 and not redis.call('ZSCORE', wake, slot) then
   local full = math.floor(depth / size) > pending
-  arm(wake, signal, ARGV[1], full and now or now + wait)
+  arm(slot, full and now or now + wait)
 end
-return {1, depth}
+if first_deadline then arm(slot, math.max(now, first_deadline - DEADLINE_MARGIN)) end
+return {1, depth, known}

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import redis
 
-from umbel_batching.calls import Calls, Claimed, NewJob, Settlement
+from umbel_batching.calls import Calls
 from umbel_batching.flusher import Drain, Flusher
 from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import NO_REPLY, State, settled, tail
 from umbel_batching.scripts import Runner
+from umbel_batching.values import Claimed, NewJob, Settlement
 from umbel_config.connect import connect
 
 HOUR_MS = 3_600_000
@@ -41,14 +42,14 @@ class Station:
 
     def claim(self, token: str = "drain", *, lease_ms: int = 60_000) -> Claimed:
         call = self.calls.claim(
-            self.slot, batch=new_uid(), token=token, worker="w", lease_ms=lease_ms, ttl_s=100
+            self.slot, batch=new_uid(), token=token, worker="w", lease_ms=lease_ms
         )
         return self.runner.run(call)
 
     def settle(self, claimed: Claimed, *, body: bytes = b"done") -> bool:
         records = [settled(raw, State.SUCCEEDED, body) for raw in claimed.records]
         outcome = Settlement(claimed.uids, records, len(records), {}, 10)
-        return self.runner.run(self.calls.settle(self.slot, claimed.batch, outcome, ttl_s=100))
+        return self.runner.run(self.calls.settle(self.slot, claimed.batch, outcome))
 
     def drain(self, token: str = "drain") -> list[Claimed]:
         """Runs batches until the lane is empty."""

@@ -54,10 +54,10 @@ def test_a_drained_lane_leaves_only_the_documented_keys(
         station.announce(2)
         uids = station.submit(30)
         for uid in uids[5:9]:
-            station.runner.run(station.calls.cancel(station.slot, uid, ttl_s=100))
+            station.runner.run(station.calls.cancel(station.slot, uid))
         lost = station.claim()
         station.client.zadd(station.keys.leases, {lost.batch: 1})
-        station.runner.run(station.calls.reap(station.slot, limit=9, max_attempts=3, ttl_s=100))
+        station.runner.run(station.calls.reap(station.slot, limit=9, max_attempts=3))
         station.drain()
     assert station.counter("bytes") == 0
     assert station.client.zcard(station.shared.wake) <= 1
@@ -124,9 +124,7 @@ def test_the_largest_batch_runs(make_station: MakeStation) -> None:
     lost = station.claim()
     assert len(lost.uids) == 4096
     station.client.zadd(station.keys.leases, {lost.batch: 1})
-    reaped = station.runner.run(
-        station.calls.reap(station.slot, limit=9, max_attempts=3, ttl_s=100)
-    )
+    reaped = station.runner.run(station.calls.reap(station.slot, limit=9, max_attempts=3))
     assert reaped.again == 4096
     assert [len(batch.uids) for batch in station.drain()] == [2048, 2048, 4096, 1808]
     assert station.states(uids) == [State.SUCCEEDED] * 10_000
@@ -171,7 +169,7 @@ def test_a_full_store_refuses_jobs_and_still_lets_them_out(full_station: Station
         station.submit()
     renew = station.calls.renew(station.slot, batch=first.batch, token="a", lease_ms=90_000)
     assert station.runner.run(renew)
-    cancel = station.calls.cancel(station.slot, first.uids[0], ttl_s=100)
+    cancel = station.calls.cancel(station.slot, first.uids[0])
     assert station.runner.run(cancel) == (True, State.RUNNING)
     assert station.settle(first)
     assert station.states(first.uids[1:]) == [State.SUCCEEDED] * 7
@@ -182,7 +180,7 @@ def test_a_full_store_takes_lost_batches_back(full_station: Station) -> None:
     lost = station.claim("a")
     station.client.zadd(station.keys.leases, {lost.batch: 1})
     _fill(station.client)
-    reap = station.calls.reap(station.slot, limit=9, max_attempts=3, ttl_s=100)
+    reap = station.calls.reap(station.slot, limit=9, max_attempts=3)
     assert station.runner.run(reap).again == 8
     assert station.runner.run(station.calls.rearm(station.slot, now=True))
     flush = station.calls.flush(station.slot, slots=2, patience_ms=1_000, tokens=["t1", "t2"])

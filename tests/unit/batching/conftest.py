@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from umbel_batching import replies
-from umbel_batching.calls import Calls, Claimed, NewJob, Reaped, Settlement
+from umbel_batching.calls import Calls
 from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
@@ -25,10 +25,13 @@ from umbel_batching.record import (
     settled,
     tail,
 )
+from umbel_batching.retention import Retention
 from umbel_batching.scripts import Runner
+from umbel_batching.values import Claimed, NewJob, Reaped, Settlement
 
 LEASE_MS = 60_000
 TTL_S = 100
+KEEP = Retention(result_ttl_s=TTL_S)
 
 
 class Lab:
@@ -38,7 +41,7 @@ class Lab:
         self.server = fakeredis.FakeServer()
         # redis-py's types offer every reply as text, bytes or awaitable; these are bytes.
         self.client: Any = fakeredis.FakeRedis(server=self.server)
-        self.calls = Calls("t")
+        self.calls = Calls("t", KEEP)
         self.runner = Runner(self.client)
         self.lane = Lane(model="digits", version="1", policy=policy)
         self.slot = self.lane.slot
@@ -67,7 +70,6 @@ class Lab:
             token=token,
             worker="w1",
             lease_ms=lease_ms,
-            ttl_s=TTL_S,
         )
         return self.runner.run(call)
 
@@ -93,13 +95,13 @@ class Lab:
 
     def settle(self, claimed: Claimed, failing: Collection[str] = ()) -> bool:
         outcome = self.outcome(claimed, failing)
-        return self.runner.run(self.calls.settle(self.slot, claimed.batch, outcome, ttl_s=TTL_S))
+        return self.runner.run(self.calls.settle(self.slot, claimed.batch, outcome))
 
     def cancel(self, uid: str) -> tuple[bool, State | None]:
-        return self.runner.run(self.calls.cancel(self.slot, uid, ttl_s=TTL_S))
+        return self.runner.run(self.calls.cancel(self.slot, uid))
 
     def reap(self, *, max_attempts: int = 3, limit: int = 10) -> Reaped:
-        call = self.calls.reap(self.slot, limit=limit, max_attempts=max_attempts, ttl_s=TTL_S)
+        call = self.calls.reap(self.slot, limit=limit, max_attempts=max_attempts)
         return self.runner.run(call)
 
     def lose(self, claimed: Claimed, *, max_attempts: int = 3) -> Reaped:

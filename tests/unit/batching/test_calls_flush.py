@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from umbel_batching.calls import Flush
 from umbel_batching.lanes import new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import HEAD, State, parse
+from umbel_batching.values import Flush
 
 if TYPE_CHECKING:
     from tests.unit.batching.conftest import Lab
@@ -239,6 +239,6 @@ def test_peeking_at_nothing_finds_nothing(lab: Lab) -> None:
 def test_lanes_do_not_see_each_other(lab: Lab, make_lab: type[Lab]) -> None:
     (uid,) = lab.submit()
     assert lab.runner.run(lab.calls.states("zzzzzzzz", [uid])) == [None]
-    assert lab.runner.run(lab.calls.cancel("zzzzzzzz", uid, ttl_s=5)) == (False, None)
+    assert lab.runner.run(lab.calls.cancel("zzzzzzzz", uid)) == (False, None)
     other = make_lab(BatchPolicy())
     assert other.claim().uids == []

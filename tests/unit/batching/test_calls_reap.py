@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from umbel_batching import replies
-from umbel_batching.calls import LOST, Reaped
+from umbel_batching.calls import LOST
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import Failure, State
+from umbel_batching.values import Reaped
 
 if TYPE_CHECKING:
     from tests.unit.batching.conftest import Lab

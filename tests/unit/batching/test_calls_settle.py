@@ -70,7 +70,7 @@ def test_a_batch_nobody_claimed_settles_nothing(lab: Lab) -> None:
     lab.submit(2)
     claimed = lab.claim()
     outcome = lab.outcome(claimed)
-    assert not lab.runner.run(lab.calls.settle(lab.slot, "f" * 32, outcome, ttl_s=9))
+    assert not lab.runner.run(lab.calls.settle(lab.slot, "f" * 32, outcome))
     assert lab.state(claimed.uids[0]) is State.RUNNING
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from umbel_batching.calls import NewJob
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import HEAD, NO_REPLY, State, tail
+from umbel_batching.values import NewJob
 from umbel_config.errors import ConfigError, LaneFull
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 
 from umbel._job import _FIRST_POLL_S, _LONGEST_POLL_S, next_pause
 from umbel._stream import BUNDLE, BUNDLE_BYTES, MAP_CHUNK, bar, bundled, chunks, not_in_time
-from umbel_batching.calls import NewJob
+from umbel_batching.values import NewJob
 
 
 @pytest.mark.parametrize("rows", [0, 1, MAP_CHUNK - 1, MAP_CHUNK, MAP_CHUNK + 1, 3 * MAP_CHUNK])

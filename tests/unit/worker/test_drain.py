@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from umbel_batching import replies, wire
-from umbel_batching.calls import Calls, Claimed, NewJob
+from umbel_batching.calls import Calls
 from umbel_batching.keys import lane_keys, reply_channel
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import NO_REPLY, Failure, State, parse, tail
 from umbel_batching.scripts import Runner
+from umbel_batching.values import Claimed, NewJob
 from umbel_config.errors import ModelLoadFailed, ModelUnavailable
 from umbel_registry.loading import ArrayModel
 from umbel_worker.drain import Drainer, settlement
@@ -52,7 +53,6 @@ class Bench:
             leases=self.leases,
             worker="w1",
             lease_ms=60_000,
-            ttl_s=100,
             budget_s=30,
             stopping=self.stopping,
         )

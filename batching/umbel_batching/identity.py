@@ -1,0 +1,72 @@
+"""Which data a namespace holds: the layout of its keys, and an id that a data loss changes."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from umbel_batching.keys import shared_keys
+from umbel_config.errors import StoreUnsuitable
+
+#: Raised by one whenever the keys or records change so that older code would misread them.
+LAYOUT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The data of a namespace.
+
+    Attributes:
+        layout: how its keys and records are laid out.
+        store: id given when the first of it was written; another one means that it was lost.
+    """
+
+    layout: int
+    store: str
+
+
+def identify(client: redis.Redis, namespace: str) -> Identity:
+    """The identity of the data in ``namespace``; an empty namespace is given one.
+
+    Args:
+        client: from ``umbel_config.connect``.
+        namespace: prefix of every key.
+
+    Raises:
+        StoreUnsuitable: the data is laid out for another version of umbel.
+    """
+    key = shared_keys(namespace).store
+    raw = client.get(key)
+    if raw is None:  # a write that changes nothing is refused too while memory is full
+        client.set(key, _new(), nx=True)
+        raw = client.get(key)
+    return _read(raw, namespace)
+
+
+async def identify_async(client: redis.asyncio.Redis, namespace: str) -> Identity:
+    """The asyncio twin of ``identify``."""
+    key = shared_keys(namespace).store
+    raw = await client.get(key)
+    if raw is None:
+        await client.set(key, _new(), nx=True)
+        raw = await client.get(key)
+    return _read(raw, namespace)
+
+
+def _new() -> str:
+    return f"{LAYOUT} {secrets.token_hex(8)}"
+
+
+def _read(raw: Any, namespace: str) -> Identity:
+    layout, _, store = raw.decode().partition(" ") if raw else ("", "", "")
+    if layout != str(LAYOUT):
+        raise StoreUnsuitable(
+            f"Namespace {namespace!r} holds data of layout {layout or 'unknown'}; this version of "
+            f"umbel reads layout {LAYOUT}. Run the version that wrote it until its lanes are "
+            "drained, or set another namespace."
+        )
+    return Identity(int(layout), store)

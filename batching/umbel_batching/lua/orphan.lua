@@ -1,0 +1,20 @@
+-- Ends the leases of a process that has died, and notes why: its batches are taken back at once.
+-- KEYS: leases, sent, drains, wake, signal, batch
+-- ARGV: slot, a drain token or the name of a worker, the cause
+-- Returns the number of batches.
+local slot, owner = ARGV[1], ARGV[2]
+local now, found = now_ms(), 0
+begin(leases)
+redis.call('ZREM', sent, owner)
+redis.call('ZREM', drains, owner)
+for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
+  local known = redis.call('HMGET', batch .. id, 'token', 'worker')
+  if known[1] == owner or known[2] == owner then
+    redis.call('HSET', batch .. id, 'cause', ARGV[3])
+    redis.call('ZADD', leases, now - 1, id)
+    redis.call('ZREM', drains, known[1])
+    found = found + 1
+  end
+end
+if found > 0 then arm(slot, now) end
+return found

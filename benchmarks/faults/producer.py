@@ -1,0 +1,30 @@
+"""A client process: submits rows piece by piece and prints the number and id of each accepted job.
+
+Usage: python -m faults.producer MODEL FIRST COUNT [PAUSE_MS]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from faults.rows import rows_of
+from umbel import Client
+
+_CHUNK = 16
+
+
+def main(model: str, first: str, count: str, pause_ms: str = "0") -> None:
+    """Submits ``count`` rows from number ``first`` on, and waits for nothing."""
+    start, end = int(first), int(first) + int(count)
+    with Client() as client:
+        for at in range(start, end, _CHUNK):
+            numbers = range(at, min(at + _CHUNK, end))
+            jobs = client.submit_many(model, rows_of(numbers))
+            lines = [f"{number} {job.id}" for number, job in zip(numbers, jobs, strict=True)]
+            print("\n".join(lines), flush=True)
+            time.sleep(int(pause_ms) / 1000)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
