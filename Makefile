@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit lint fmt types contracts bench settings constraints wheel clean
+.PHONY: help install demo up test unit lint fmt types contracts bench faults settings constraints wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ contracts: install ## check that imports run downwards only
 
 bench: install ## measure against raw torch and plain Celery
 	@$(BIN)/python benchmarks/first_figures.py
+
+faults: install ## kill, freeze, cut off and poison real processes, and count the jobs (10 minutes)
+	@PYTHONPATH=benchmarks $(BIN)/python -m faults
 
 settings: install ## write configs/umbel.yaml and the table of settings anew
 	@$(BIN)/python scripts/render_settings.py

@@ -170,8 +170,12 @@ class Calls:
         return self._call("cancel", slot, args, answers.cancelled)
 
     def forget(self, slot: str, uid: str) -> Call[State | None]:
-        """Deletes what is kept of a terminal job; returns the state found, ``None`` if unknown."""
-        return self._call("forget", slot, (uid,), answers.state)
+        """Deletes all that is kept of a job but its tombstone; cancels it first if it lives.
+
+        Returns (when run): the state it had before, ``None`` if it is unknown.
+        """
+        args = (slot, uid, self._kept, self._channels)
+        return self._call("forget", slot, args, answers.state)
 
     def replay(self, slot: str, uid: str) -> Call[Replayed]:
         """Puts a dead letter back into its lane under its id, alone in its batch."""

@@ -187,7 +187,8 @@ def parse(raw: bytes) -> Record:
 
 
 def _events(text: bytes) -> list[Event]:
-    fields = [line.split("|") for line in text.decode(errors="replace").splitlines()]
+    lines = text.decode(errors="replace").split("\n")
+    fields = [line.split("|") for line in lines if line]
     return [Event(what, int(at), *rest) for what, at, *rest in fields]
 
 

@@ -1,4 +1,4 @@
-"""Counts by lane that tell whether it is well: forgotten batches, and dead letters."""
+"""Whether flushers keep up: batches that nobody has taken back although their lease ran out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from umbel_batching.keys import lane_keys
 
 
 def overdue_batches(client: redis.Redis, namespace: str, grace_ms: int) -> dict[str, int]:
-    """Batches whose lease ran out more than ``grace_ms`` ago; only lanes that have some.
+    """Batches by lane whose lease ran out more than ``grace_ms`` ago; only lanes that have some.
 
     Args:
         client: any client of the Redis.
@@ -24,23 +24,5 @@ def overdue_batches(client: redis.Redis, namespace: str, grace_ms: int) -> dict[
     pipe = client.pipeline(transaction=False)
     for slot in names:
         pipe.zcount(lane_keys(namespace, slot).leases, "-inf", f"({before}")
-    return _nonzero(names, pipe.execute())
-
-
-def dead_counts(client: redis.Redis, namespace: str) -> dict[str, int]:
-    """Dead letters; only lanes that have some.
-
-    Args:
-        client: any client of the Redis.
-        namespace: prefix of every key.
-    """
-    names = lane_names(client, namespace)
-    pipe = client.pipeline(transaction=False)
-    for slot in names:
-        pipe.zcard(lane_keys(namespace, slot).dead)
-    return _nonzero(names, pipe.execute())
-
-
-def _nonzero(names: dict[str, str], counts: list[object]) -> dict[str, int]:
-    pairs = zip(names.values(), cast("list[int]", counts), strict=True)
+    pairs = zip(names.values(), cast("list[int]", pipe.execute()), strict=True)
     return {lane: count for lane, count in sorted(pairs) if count}

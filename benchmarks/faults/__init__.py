@@ -1,1 +1,1 @@
-"""The fault table: real processes are killed, frozen, cut off and poisoned, and jobs are counted."""
+"""The fault table: real processes are killed, frozen, cut off and poisoned; jobs are counted."""

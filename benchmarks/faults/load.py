@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,17 @@ import numpy as np
 
 from faults.rows import TOLERANCE, answers, rows_of
 from umbel import Client, Job
-from umbel_config.errors import JobFailed, JobNotFound, ResultTimeout, StoreUnavailable
+from umbel_config.errors import (
+    JobFailed,
+    JobNotFound,
+    ResultTimeout,
+    StoreUnavailable,
+    UmbelError,
+)
 
-_CHUNK = 256
+#: Threads that ask for results: who asks for a job that is lost learns of it within a second.
+_ASKERS = 64
+_PAUSE_S = 0.05
 
 
 @dataclass(slots=True)
@@ -110,16 +119,16 @@ class Load:
         verdict, end = Verdict(), time.monotonic() + timeout_s
         numbers = [number for number, _ in self.jobs]
         expected = answers(self._rows(numbers)) if numbers else np.empty((0, 1))
-        for (number, job), answer in zip(self.jobs, expected, strict=True):
-            try:
-                out = _result(job, end)
-            except JobFailed as error:
-                verdict.failed[number] = error.kind
-            except (JobNotFound, ResultTimeout):
-                verdict.lost.append(number)
-            else:
-                right = number in sick or np.allclose(out, answer, TOLERANCE, TOLERANCE)
-                (verdict.right if right else verdict.wrong).append(number)
+        with ThreadPoolExecutor(_ASKERS) as pool:
+            outs = pool.map(lambda pair: _result(pair[1], end), self.jobs)
+            for number, out, answer in zip(numbers, outs, expected, strict=True):
+                if isinstance(out, JobFailed):
+                    verdict.failed[number] = out.kind
+                elif isinstance(out, UmbelError):
+                    verdict.lost.append(number)
+                else:
+                    right = number in sick or np.allclose(out, answer, TOLERANCE, TOLERANCE)
+                    (verdict.right if right else verdict.wrong).append(number)
         return verdict
 
     def _rows(self, numbers: list[int]) -> Any:
@@ -138,11 +147,13 @@ class Load:
 
 
 def _result(job: Job, end: float) -> Any:
-    """The output of a job; asks again while Redis is away, since that error is retryable."""
+    """The output of a job or its error; asks again while Redis is away: that is retryable."""
     while True:
         try:
             return job.result(timeout=max(0.0, end - time.monotonic()))
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             if time.monotonic() >= end:
-                raise ResultTimeout(f"Redis stayed away from job {job.id}.") from None
-            time.sleep(0.05)
+                return error
+            time.sleep(_PAUSE_S)
+        except (JobFailed, JobNotFound, ResultTimeout) as error:
+            return error

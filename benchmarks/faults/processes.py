@@ -71,32 +71,37 @@ class Process:
         if self.alive():
             self._process.send_signal(number)
 
+    def hang_up(self) -> None:
+        """Closes its standard input, which a producer takes as the end of its work."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
     def kill(self) -> None:
         """Ends it at once, as the kernel does when memory runs out."""
         self.signal(signal.SIGKILL)
         self._process.wait()
-        self._bury()
+        self.hang_up()
 
-    def close(self) -> None:
-        """Ends it as an operator would; by force, with all it started, if that takes too long."""
+    def close(self) -> bool:
+        """Ends it as an operator would; by force, with all it started, if that takes too long.
+
+        Returns:
+            Whether it ended by itself.
+        """
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
+        willing = False
         try:
             self._process.wait(_STOP_S)
-        except BaseException:
-            self._kill_group()
-            self._process.wait()
-            raise
+            willing = True
+        except subprocess.TimeoutExpired:
+            pass
         finally:
-            self._bury()
-
-    def _kill_group(self) -> None:
-        if self.alive():
-            os.killpg(self.pid, signal.SIGKILL)
-
-    def _bury(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+            if not willing:
+                os.killpg(self.pid, signal.SIGKILL)
+                self._process.wait()
+            self.hang_up()
+        return willing
 
     def __enter__(self) -> Self:
         return self

@@ -1,12 +1,14 @@
 """A client process: submits rows piece by piece and prints the number and id of each accepted job.
 
-Usage: python -m faults.producer MODEL FIRST COUNT [PAUSE_MS]
+Usage: python -m faults.producer MODEL FIRST COUNT PAUSE_MS
+
+It ends when all rows are submitted, or when its standard input is closed.
 """
 
 from __future__ import annotations
 
+import select
 import sys
-import time
 
 from faults.rows import rows_of
 from umbel import Client
@@ -14,7 +16,7 @@ from umbel import Client
 _CHUNK = 16
 
 
-def main(model: str, first: str, count: str, pause_ms: str = "0") -> None:
+def main(model: str, first: str, count: str, pause_ms: str) -> None:
     """Submits ``count`` rows from number ``first`` on, and waits for nothing."""
     start, end = int(first), int(first) + int(count)
     with Client() as client:
@@ -23,7 +25,8 @@ def main(model: str, first: str, count: str, pause_ms: str = "0") -> None:
             jobs = client.submit_many(model, rows_of(numbers))
             lines = [f"{number} {job.id}" for number, job in zip(numbers, jobs, strict=True)]
             print("\n".join(lines), flush=True)
-            time.sleep(int(pause_ms) / 1000)
+            if select.select([sys.stdin], [], [], int(pause_ms) / 1000)[0]:
+                return
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +31,15 @@ class LossyProxy:
         seed: of the dice.
 
     Attributes:
+        share: may be changed at any time.
         lost: lost replies, by the script that was asked last, or ``other``.
+        on_loss: called at each loss, from the thread of the proxy.
     """
 
-    def __init__(self, socket: Path, share: float, seed: int = 5) -> None:
+    def __init__(self, socket: Path, share: float = 0.0, seed: int = 5) -> None:
         self.share = share
         self.lost: Counter[str] = Counter()
+        self.on_loss: Callable[[], None] = _nothing
         self._socket, self._dice = socket, random.Random(seed)
         self._names = {source(name).sha.encode(): name for name in SCRIPTS}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +92,7 @@ class LossyProxy:
                 if self._dice.random() < self.share:
                     self.lost[self._name(asked[0])] += 1
                     writer.transport.abort()
+                    self.on_loss()
                     return
                 writer.write(reply)
                 await writer.drain()
@@ -119,3 +124,7 @@ class LossyProxy:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -78,7 +78,7 @@ def push_model(settings: Settings, name: str, folder: Path, **batching: int) -> 
         "weights": "model.safetensors",
         "factory": f"{MODULE}:make",
         "inputs": {"x": {"dtype": "float32", "shape": [10]}},
-        "outputs": {"y": {"dtype": "float32", "shape": [1]}},
+        "outputs": {"y": {"dtype": "float32", "shape": [1], "allow_nan": False}},
         "batching": {"max_batch_size": BATCH, "max_wait_ms": 5, **batching},
     }
     (folder / "model.yaml").write_text(yaml.safe_dump(content))

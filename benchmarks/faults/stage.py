@@ -74,7 +74,7 @@ class Stage:
         self.scale = scale
         self.notes = self.folder / "notes"
         self.notes.mkdir()
-        given = {"lease_ms": LEASE_MS, "drain_budget_ms": 300, "torch_threads": 1}
+        given: dict[str, Any] = {"lease_ms": LEASE_MS, "drain_budget_ms": 300, "torch_threads": 1}
         given |= {"allowed_modules": (MODULE,), "state_dir": self.folder / "state"}
         self.settings: Settings = load_settings(
             redis_url=url, namespace=NAMESPACE, **(given | overrides)
@@ -98,7 +98,9 @@ class Stage:
         folder = self.folder / f"model-{name}"
         folder.mkdir()
         push_model(self.store_settings, name, folder, **batching)
-        return Trial(self, name, title)
+        trial = Trial(self, name, title)
+        self._stack.callback(trial.witness.close)
+        return trial
 
     def ensure_workers(self, wanted: int, **options: Any) -> list[Process]:
         """Starts workers until ``wanted`` live, and waits until all of them serve."""

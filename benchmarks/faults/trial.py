@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from faults.load import Load, Verdict
@@ -37,21 +36,39 @@ class Trial:
         self.load = Load(stage.client, name, stage.numbers)
         self.witness = Witness(stage.store_settings, f"{name}@1")
         self.broken: list[str] = []
-        self._first = next(stage.numbers)
         self._strikes: list[tuple[int, list[str]]] = []
 
-    def strike(self, uids: Iterable[str] = ()) -> None:
-        """Notes that a fault happens now.
+    def strike(self, uids: Iterable[str] = (), *, at_ms: int | None = None) -> None:
+        """Notes that a fault happens.
 
         Args:
             uids: the jobs it holds up; without any the next settled batch counts as recovery.
+            at_ms: when, by the server's clock; default: now.
         """
-        self._strikes.append((self.witness.now_ms(), list(uids)))
+        self._strikes.append((at_ms or self.witness.now_ms(), list(uids)))
+
+    def await_jobs(self, uids: Iterable[str]) -> None:
+        """Waits until all of these jobs are terminal."""
+        wanted = set(uids)
+
+        def ended() -> bool:
+            self.witness.look()
+            return self.witness.finished(wanted).keys() == wanted
+
+        until(ended, f"{len(wanted)} jobs that a fault held up have ended")
+
+    def await_done(self, count: int, timeout_s: float = 60.0) -> None:
+        """Waits until ``count`` jobs have succeeded or failed."""
+        until(lambda: self.witness.done() >= count, f"{count} jobs have ended", timeout_s)
+
+    def await_more(self, count: int) -> None:
+        """Waits until ``count`` jobs more have succeeded or failed than now."""
+        self.await_done(self.witness.done() + count)
 
     def check(self, holds: object, promise: str) -> None:
         """Notes a promise that does not hold."""
         if not holds:
-            self.broken.append(promise)
+            self.broken.append(f"does not hold: {promise}")
 
     def catch(self, among: Mapping[int, Process], timeout_s: float = 60.0) -> tuple[int, list[str]]:
         """Freezes one of the processes in the middle of a batch.
@@ -105,7 +122,7 @@ class Trial:
         self, verdict: Verdict, guilty: Mapping[int, str], note: str, allowed_loss: int | None
     ) -> Row:
         innocent = verdict.failed.keys() - guilty.keys()
-        acquitted = {number for number, kind in guilty.items() if verdict.failed.get(number) != kind}
+        acquitted = {row for row, kind in guilty.items() if verdict.failed.get(row) != kind}
         twice = [job for job, times in self.witness.published.items() if times > 1]
         known = {number for number, _ in self.load.jobs}
         again = computed(self.stage.notes)
@@ -129,7 +146,7 @@ class Trial:
         lane = self.witness.lane()
         ended = lane.succeeded + lane.failed + lane.expired + lane.cancelled
         self.check(
-            lane.submitted == ended, f"{lane.submitted} jobs were submitted, {ended} have ended"
+            lane.submitted == ended, f"as many jobs end ({ended}) as begin ({lane.submitted})"
         )
 
     def _recoveries(self) -> Iterable[float]:
@@ -141,9 +158,3 @@ class Trial:
             else:
                 place = bisect_right(settles, at)
                 yield from (float(time - at) for time in settles[place : place + 1])
-
-
-def thaw(processes: Collection[Process]) -> None:
-    """Lets frozen processes go on."""
-    for process in processes:
-        process.signal(signal.SIGCONT)

@@ -128,7 +128,9 @@ class Witness:
         return sorted(self._settled().values())
 
     def close(self) -> None:
-        """Ends the watching."""
+        """Ends the watching; a second call does nothing."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._thread.join()
         self._pubsub.close()

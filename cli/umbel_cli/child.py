@@ -10,8 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from umbel_worker.exits import how_it_ended
+
 #: Prints a line of a member of the stack: who says it, and what.
 Say = Callable[[str, str], None]
+#: Is told of the death of a process: its id, and the cause.
+Died = Callable[[int, str], object]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 #: A process that lived this long has recovered from whatever ended its predecessors.
@@ -32,13 +36,19 @@ class Child:
         words: arguments of the ``umbel`` command.
         variables: added to its environment.
         say: prints a line.
+        died: is called when the process has ended though nobody asked it to.
     """
 
     def __init__(
-        self, name: str, words: tuple[str, ...], variables: Mapping[str, str], say: Say
+        self,
+        name: str,
+        words: tuple[str, ...],
+        variables: Mapping[str, str],
+        say: Say,
+        died: Died | None = None,
     ) -> None:
         self.name = name
-        self._words, self._say = words, say
+        self._words, self._say, self._died = words, say, died
         self._environment = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
         self._process: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
@@ -116,18 +126,12 @@ class Child:
     def _note_death(self, process: subprocess.Popen[str], now: float) -> None:
         if now - self._started >= _HEALTHY_S:
             self._pause = _FIRST_PAUSE_S
-        self._say(
-            self.name,
-            f"process {process.pid} {_how(process.returncode)}; "
-            f"starting it again in {self._pause:g} s",
-        )
+        cause = how_it_ended(process.returncode)
+        how = f"was {cause}" if process.returncode < 0 else cause
+        self._say(self.name, f"process {process.pid} {how}; starting it again in {self._pause:g} s")
+        if self._died is not None:
+            self._died(process.pid, cause)
         if process.stdin is not None:
             process.stdin.close()
         self._again_at = now + self._pause
         self._pause = min(self._pause * 2, _LONGEST_PAUSE_S)
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended by itself with exit code {code}"

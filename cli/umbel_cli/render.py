@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from umbel_batching.census import JobInfo, LaneStatus
+from umbel_batching.record import Event
 from umbel_registry import Manifest, Signature, TensorSpec
 
 #: Columns where standard output is no terminal.
@@ -25,6 +26,10 @@ _STATE_STYLES = {
     "cancelled": "yellow",
     "running": "cyan",
 }
+#: Columns of lanes; all of them are too wide for many a terminal.
+_BEFORE = ("waiting", "running", "oldest", "rate", "succeeded", "failed")
+_RARE = ("dead", "expired", "cancelled")
+_AFTER = ("batches", "batch", "workers")
 
 
 def output() -> Console:
@@ -76,19 +81,20 @@ def job_line(info: JobInfo) -> str:
 
 def job_table(info: JobInfo) -> Table:
     """The whole story of a job."""
-    table = _grid()
+    table = grid()
     table.add_row("id", info.id)
     table.add_row("model", f"{info.model} {info.version}")
-    table.add_row("state", Text(info.state, style=_STATE_STYLES.get(info.state, "")))
+    table.add_row("state", state_text(info.state))
     for name, value in (
-        ("created", _time(info.created_at)),
-        ("started", _time(info.started_at)),
-        ("finished", _time(info.finished_at)),
+        ("created", time_text(info.created_at)),
+        ("started", time_text(info.started_at) if info.started_at else None),
+        ("finished", time_text(info.finished_at) if info.finished_at else None),
         ("waited", _milliseconds(info.wait_ms)),
         ("computed in", _milliseconds(info.compute_ms)),
         ("batch", _batch(info)),
         ("attempts", str(info.attempts)),
         ("worker", info.worker),
+        *((event.what, event_text(event)) for event in info.history),
         ("metadata", str(info.metadata) if info.metadata else None),
         ("error", info.error),
     ):
@@ -97,12 +103,27 @@ def job_table(info: JobInfo) -> Table:
     return table
 
 
+def state_text(state: str) -> Text:
+    """A job's state in its colour."""
+    return Text(state, style=_STATE_STYLES.get(state, ""))
+
+
+def event_text(event: Event) -> str:
+    """What befell a job: when, and with which worker and batch."""
+    parts = [f"{time_text(event.at)}, batch {event.batch_id}"]
+    if event.worker:
+        parts.append(f"on {event.worker}")
+    if event.cause:
+        parts.append(f"({event.cause})")
+    return " ".join(parts)
+
+
 def lanes_table(lanes: list[LaneStatus]) -> Table:
-    """All lanes, one a row."""
+    """All lanes, one a row; what is rare has a column only where there is any."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    names = "waiting running oldest rate succeeded failed expired cancelled batches batch workers"
+    rare = [name for name in _RARE if any(getattr(lane, name) for lane in lanes)]
     table.add_column("lane", no_wrap=True)
-    for name in names.split():
+    for name in (*_BEFORE, *rare, *_AFTER):
         table.add_column(name, justify="right")
     for lane in lanes:
         done = lane.succeeded + lane.failed
@@ -112,7 +133,7 @@ def lanes_table(lanes: list[LaneStatus]) -> Table:
             str(lane.running),
             f"{lane.oldest_ms / 1000:.1f} s" if lane.waiting else "-",
             f"{lane.rate:,.0f}/s",
-            *(f"{n:,}" for n in (lane.succeeded, lane.failed, lane.expired, lane.cancelled)),
+            *(f"{getattr(lane, name):,}" for name in ("succeeded", "failed", *rare)),
             f"{lane.batches:,}",
             f"{done / lane.batches:.1f}" if lane.batches else "-",
             str(lane.slots) if lane.slots else Text("none", style="bold red"),
@@ -141,7 +162,7 @@ def models_table(manifests: list[Manifest]) -> Table:
 
 def manifest_table(manifest: Manifest) -> Table:
     """Everything about one version."""
-    table = _grid()
+    table = grid()
     table.add_row("model", Text(f"{manifest.name} {manifest.version}", style="bold"))
     if manifest.description:
         table.add_row("description", Text(manifest.description))
@@ -184,16 +205,20 @@ def size_text(count: float) -> str:
     return f"{count:.1f} {_UNITS[-1]}"
 
 
-def _grid() -> Table:
+def grid() -> Table:
+    """An empty table of names and values."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     return table
 
 
-def _time(milliseconds: int | None) -> str | None:
-    if milliseconds is None:
-        return None
+def time_text(milliseconds: int) -> str:
+    """A moment in local time.
+
+    Args:
+        milliseconds: since 1970.
+    """
     moment = datetime.fromtimestamp(milliseconds / 1000).astimezone()
     return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03d}"
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from socket import gethostname
+from functools import partial
 from typing import Self
 
 from umbel_batching.census import workers_of
 from umbel_cli.child import Child, Say
+from umbel_cli.orphans import take_back, worker_name
 from umbel_cli.store import client_of, with_url
 from umbel_config.connect import check_server, connect
 from umbel_config.embedded import EmbeddedRedis, attach
 from umbel_config.errors import UmbelError
 from umbel_config.settings import Settings, environment, mask_url
 
-#: Seconds that running batches get to finish at a stop.
+#: Seconds that members get to stop, at the least.
 PATIENCE_S = 30.0
+#: Seconds that a worker may need for anything but its batches, which have ``grace_s``.
+_MARGIN_S = 10.0
 _POLL_S = 0.1
 _LOOK_S, _MISSES = 1.0, 3
 
@@ -99,7 +102,7 @@ class Stack:
         return False
 
     def _ready(self) -> bool:
-        own = {f"{gethostname()}:{child.pid}" for child in self._children if child.is_worker}
+        own = {worker_name(child.pid) for child in self._children if child.is_worker}
         with client_of(self.settings) as client:
             seconds, micros = client.time()
             now_ms = seconds * 1000 + micros // 1000
@@ -109,15 +112,20 @@ class Stack:
                 for queue in self.settings.queues
             )
 
-    def stop(self, hurry: threading.Event, patience_s: float = PATIENCE_S) -> None:
+    @property
+    def patience_s(self) -> float:
+        """Seconds that members get to stop: more than a worker gives its batches."""
+        return max(PATIENCE_S, self.settings.grace_s + _MARGIN_S)
+
+    def stop(self, hurry: threading.Event, patience_s: float | None = None) -> None:
         """Stops the members, then Redis if it is ours; batches that run may finish.
 
         Args:
             hurry: ends the wait for them when it is set.
-            patience_s: as does the end of this time.
+            patience_s: as does the end of this time, if not that of ``Stack.patience_s``.
         """
         try:
-            self._stop_children(hurry, patience_s)
+            self._stop_children(hurry, self.patience_s if patience_s is None else patience_s)
         finally:
             if self._server is not None:
                 self._server.close()
@@ -143,8 +151,9 @@ class Stack:
 
     def _start_children(self) -> None:
         variables = environment(self.settings)
+        died = partial(take_back, self.settings)
         self._children = [
-            Child(f"worker-{place}", ("worker",), variables, self._say)
+            Child(f"worker-{place}", ("worker",), variables, self._say, died)
             for place in range(1, self._workers + 1)
         ]
         if not self.settings.flusher:
@@ -180,5 +189,5 @@ class Stack:
             self._say("redis", f"{error}")
             return
         if self.settings != before:  # it has moved to another socket, which the members must know
-            self._stop_children(threading.Event(), PATIENCE_S)
+            self._stop_children(threading.Event(), self.patience_s)
             self._start_children()

@@ -68,11 +68,15 @@ class IdempotencyConflict(InvalidInput):
 
     Attributes:
         job_id: the job that the key belongs to.
+        accepted: how many jobs of the same ``submit_many`` were queued in chunks before that one.
+        jobs: those jobs, in the order of their rows.
     """
 
     def __init__(self, message: str, *, job_id: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+        self.accepted = 0
+        self.jobs: tuple[Any, ...] = ()
 
 
 class ModelError(UmbelError):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from umbel._aio_job import AsyncJob
 from umbel._aio_session import AsyncSession
 from umbel._aio_stream import completed, mapped
-from umbel._prepare import options, prepare, prepare_many
-from umbel._stream import bundled, portions
+from umbel._aio_submission import AsyncSubmission
+from umbel._prepare import Options, Target, options, prepare, prepare_many
 from umbel_batching.lanes import split_id
-from umbel_batching.values import NewJob
-from umbel_config.errors import LaneFull
+from umbel_batching.record import Priority
 from umbel_config.settings import Settings, load_settings
 
 
@@ -47,13 +45,16 @@ class AsyncClient:
         *,
         version: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  (the job's deadline, not this call's)
+        priority: Priority | str = "normal",
+        idempotency_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> AsyncJob:
         """Queues one job; see ``Client.submit`` for arguments and errors."""
-        target = await self._session.target(model, version)
-        await self._session.listen()
-        new = prepare(target, inputs, self._options(timeout, metadata))
-        return (await self._submit(target, [new]))[0]
+        target, chosen = await self._chosen(
+            model, version=version, job_timeout=timeout, priority=priority, metadata=metadata
+        )
+        new = prepare(target, inputs, chosen, idempotency_key)
+        return (await AsyncSubmission(self._session, target, [new]).go())[0]
 
     async def submit_many(
         self,
@@ -62,21 +63,16 @@ class AsyncClient:
         *,
         version: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
+        priority: Priority | str = "normal",
+        idempotency_keys: Sequence[str | None] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[AsyncJob]:
         """Queues one job for each row; see ``Client.submit_many``."""
-        target = await self._session.target(model, version)
-        await self._session.listen()
-        jobs: list[AsyncJob] = []
-        new = prepare_many(target, rows, self._options(timeout, metadata))
-        for chunk in bundled(new):
-            try:
-                jobs += await self._submit(target, chunk)
-            except LaneFull as error:
-                jobs += await self._submit_what_fits(target, chunk)
-                error.accepted, error.jobs = len(jobs), tuple(jobs)
-                raise
-        return jobs
+        target, chosen = await self._chosen(
+            model, version=version, job_timeout=timeout, priority=priority, metadata=metadata
+        )
+        new = prepare_many(target, rows, chosen, idempotency_keys)
+        return await AsyncSubmission(self._session, target, new).go()
 
     def map(
         self,
@@ -85,14 +81,21 @@ class AsyncClient:
         *,
         version: str | None = None,
         timeout: float | None = None,
+        priority: Priority | str = "normal",
         metadata: Mapping[str, Any] | None = None,
         progress: bool = False,
         return_errors: bool = False,
     ) -> AsyncIterator[Any]:
         """Yields the model's outputs in the order of the rows; see ``Client.map``."""
-        common: dict[str, Any] = {"version": version, "timeout": timeout, "metadata": metadata}
+        common: dict[str, Any] = {"version": version, "job_timeout": timeout}
+        common |= {"priority": priority, "metadata": metadata}
+
+        async def begin(chunk: Any) -> AsyncSubmission:
+            target, chosen = await self._chosen(model, **common)
+            return AsyncSubmission(self._session, target, prepare_many(target, chunk, chosen))
+
         return mapped(
-            lambda chunk: self.submit_many(model, chunk, **common),
+            begin,
             rows,
             progress=model if progress else None,
             return_errors=return_errors,
@@ -128,28 +131,24 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    def _options(self, timeout: float | None, metadata: Mapping[str, Any] | None) -> Any:
-        return options(
+    async def _chosen(
+        self,
+        model: str,
+        *,
+        version: str | None,
+        job_timeout: float | None,
+        priority: Priority | str,
+        metadata: Mapping[str, Any] | None,
+    ) -> tuple[Target, Options]:
+        """Where jobs go and what else was chosen; from here on their outcomes are heard."""
+        target = await self._session.target(model, version)
+        await self._session.listen()
+        chosen = options(
             reply=self._session.inbox.reply,
-            timeout=timeout,
+            version=version,
+            timeout=job_timeout,
+            priority=priority,
             metadata=metadata,
             max_bytes=self._max_bytes,
         )
-
-    async def _submit(self, target: Any, new: Sequence[NewJob]) -> list[AsyncJob]:
-        slot = target.lane.slot
-        jobs = [AsyncJob(self._session, f"{slot}-{job.uid}", pushed=True) for job in new]
-        self._session.inbox.expect(jobs)
-        try:
-            await self._session.submit(target, new)
-        except BaseException:
-            self._session.inbox.forget(jobs)
-            raise
-        return jobs
-
-    async def _submit_what_fits(self, target: Any, new: Sequence[NewJob]) -> list[AsyncJob]:
-        jobs: list[AsyncJob] = []
-        for size in portions(len(new)):
-            with suppress(LaneFull):
-                jobs += await self._submit(target, new[len(jobs) : len(jobs) + size])
-        return jobs
+        return target, chosen

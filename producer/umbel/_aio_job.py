@@ -6,11 +6,13 @@ import asyncio
 from typing import Any
 
 from umbel._aio_session import AsyncSession
+from umbel._inbox import Inbox
 from umbel._job import PUSHED_POLL_S, next_pause
 from umbel._outcome import timed_out, value_of
 from umbel_batching.census import JobInfo
 from umbel_batching.record import State
 from umbel_batching.replies import Outcome
+from umbel_config.errors import StoreUnavailable
 
 
 class AsyncJob:
@@ -20,14 +22,15 @@ class AsyncJob:
         id: the job's id; any process can ask for the job by it.
     """
 
-    __slots__ = ("__weakref__", "_pushed", "_session", "id", "on_done", "outcome")
+    __slots__ = ("__weakref__", "_session", "id", "inbox", "on_done", "outcome", "store")
 
-    def __init__(self, session: AsyncSession, job_id: str, *, pushed: bool = False) -> None:
+    def __init__(self, session: AsyncSession, job_id: str, inbox: Inbox | None = None) -> None:
         self.id = job_id
         self.outcome: Outcome | None = None
         self.on_done: list[Any] | None = None
+        self.inbox = inbox
+        self.store = session.store
         self._session = session
-        self._pushed = pushed
 
     def __repr__(self) -> str:
         state = self.outcome.state.value if self.outcome else "pending"
@@ -37,7 +40,7 @@ class AsyncJob:
         """The job's state now; see ``Job.state``."""
         if self.outcome is not None:
             return self.outcome.state
-        return await self._session.state(self.id)
+        return await self._session.state(self)
 
     async def done(self) -> bool:
         """Whether the job is terminal."""
@@ -45,48 +48,60 @@ class AsyncJob:
 
     async def result(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109  (DESIGN names it)
         """Waits for the job's output; see ``Job.result`` for what it returns and raises."""
-        if not await self.wait(timeout) or self.outcome is None:
-            raise timed_out(self.id, timeout or 0)
-        return value_of(self.id, self.outcome)
+        while True:
+            outage = await self._await(timeout)
+            outcome = self.outcome
+            if outcome is not None:
+                return value_of(self.id, outcome)
+            if timeout is not None:
+                raise timed_out(self.id, timeout, outage) from outage
 
     async def wait(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
-        """Waits until the job is terminal; returns whether it is.
+        """Waits until the job is terminal, also while Redis is away; returns whether it is.
 
         Args:
             timeout: seconds to wait; ``None`` waits for as long as it takes.
         """
+        await self._await(timeout)
+        return self.outcome is not None
+
+    async def cancel(self) -> bool:
+        """Cancels the job; true if it is cancelled now, false if it ended otherwise."""
+        return await self._session.cancel(self)
+
+    async def forget(self) -> None:
+        """Cancels the job if it has not ended, and deletes what is kept; see ``Job.forget``."""
+        await self._session.forget(self)
+
+    async def info(self) -> JobInfo:
+        """The job's story; see ``Job.info``."""
+        return await self._session.info(self)
+
+    async def _await(self, timeout: float | None) -> StoreUnavailable | None:  # noqa: ASYNC109
+        """Waits for the outcome; returns why the store could not be asked at the end, if so."""
         arrived = asyncio.Event()
 
         def wake(_: Any) -> None:
             arrived.set()
 
         if not self._session.inbox.when_done(self, wake):
-            return True
+            return None
         try:
             async with asyncio.timeout(timeout):
-                await self._poll_until(arrived)
+                await self._watch(arrived)
         except TimeoutError:
-            if self.outcome is None:
-                await self._session.poll([self])
-            return self.outcome is not None
+            return await self._session.look([self]) if self.outcome is None else None
         finally:
             self._session.inbox.no_longer(self, wake)
-        return True
+        return None
 
-    async def cancel(self) -> bool:
-        """Cancels the job; true if it is cancelled now, false if it ended otherwise."""
-        return await self._session.cancel(self.id)
-
-    async def info(self) -> JobInfo:
-        """The job's story; see ``Job.info``."""
-        return await self._session.info(self.id)
-
-    async def _poll_until(self, arrived: asyncio.Event) -> None:
-        pause = PUSHED_POLL_S if self._pushed else 0.0
-        while self.outcome is None:
+    async def _watch(self, arrived: asyncio.Event) -> None:
+        pushed = self.inbox is not None and self.store == self._session.store
+        pause = PUSHED_POLL_S if pushed else 0.0
+        while not arrived.is_set():
             try:
                 async with asyncio.timeout(pause):
                     await arrived.wait()
             except TimeoutError:
-                await self._session.poll([self])
-                pause = pause if self._pushed else next_pause(pause)
+                outage = await self._session.look([self])
+                pause = PUSHED_POLL_S if pushed or outage else next_pause(pause)

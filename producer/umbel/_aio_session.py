@@ -10,18 +10,21 @@ from typing import Any
 
 from umbel._inbox import Inbox, Waiting, by_slot
 from umbel._models import TargetCache, find_async
-from umbel._outcome import not_found, outcome_in
+from umbel._outcome import missing, outcome_in
+from umbel._patience import Outage
 from umbel._prepare import Target
 from umbel_batching import record
 from umbel_batching.calls import Calls
 from umbel_batching.census import JobInfo, job_info
+from umbel_batching.identity import identify_async
 from umbel_batching.keys import lane_keys, reply_channel
 from umbel_batching.lanes import split_id
 from umbel_batching.record import State
 from umbel_batching.scripts import AsyncRunner
-from umbel_batching.values import NewJob
+from umbel_batching.values import Accepted, NewJob
 from umbel_config.connect import address_of, check_server_async, connect_async, translate_errors
 from umbel_config.embedded import find_store
+from umbel_config.errors import JobNotFound, ResultExpired, StoreUnavailable
 from umbel_config.settings import Settings
 
 log = logging.getLogger("umbel.client")
@@ -34,12 +37,18 @@ _RECONNECT_S = 0.2
 class AsyncSession:
     """Everything an ``AsyncClient`` does with the store; it belongs to one event loop.
 
+    Attributes:
+        inbox: which jobs wait for an outcome.
+        store: identity of the store as it was last seen; empty before the first call.
+
     Args:
         settings: which Redis, and how.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.inbox = Inbox()
+        self.store = ""
+        self._outage = Outage()
         self._settings = settings
         self._calls = Calls.of(settings)
         self._targets = TargetCache()
@@ -81,9 +90,10 @@ class AsyncSession:
                     # Not by the task: one that is cancelled before its first step does nothing.
                     self._open.push_async_exit(failed.pop_all())
 
-    async def submit(self, target: Target, jobs: Sequence[NewJob]) -> None:
+    async def submit(self, target: Target, jobs: Sequence[NewJob]) -> Accepted:
         """Puts jobs into the lane of ``target``: all, or none."""
-        await self._run(self._calls.submit(target.lane, jobs))
+        accepted: Accepted = await self._run(self._calls.submit(target.lane, jobs))
+        return accepted
 
     async def poll(self, jobs: Sequence[Waiting]) -> None:
         """Reads the outcomes of those of ``jobs`` that are terminal into the inbox."""
@@ -91,38 +101,59 @@ class AsyncSession:
         for slot, uids in by_slot(waiting):
             await self._poll(slot, [waiting[f"{slot}-{uid}"] for uid in uids])
 
-    async def state(self, job_id: str) -> State:
+    async def look(self, jobs: Sequence[Waiting]) -> StoreUnavailable | None:
+        """As ``poll``, for those who wait: an outage that may pass is returned, not raised."""
+        try:
+            await self.poll(jobs)
+        except StoreUnavailable as error:
+            if self._runner is None:
+                raise
+            return self._outage.met(error)
+        self._outage.over()
+        return None
+
+    async def state(self, job: Waiting) -> State:
         """The state of a job; its payload does not travel."""
-        slot, uid = split_id(job_id)
+        slot, uid = split_id(job.id)
         state = (await self._run(self._calls.states(slot, [uid])))[0]
         if state is None:
-            raise not_found(job_id)
+            raise await self._missing(job)
         return State(state)
 
-    async def cancel(self, job_id: str) -> bool:
+    async def cancel(self, job: Waiting) -> bool:
         """Cancels a job; returns whether it is cancelled now."""
-        slot, uid = split_id(job_id)
-        call = self._calls.cancel(slot, uid)
-        cancelled, found = await self._run(call)
+        slot, uid = split_id(job.id)
+        cancelled, found = await self._run(self._calls.cancel(slot, uid))
         if found is None:
-            raise not_found(job_id)
+            raise await self._missing(job)
         return cancelled or found is State.CANCELLED
 
-    async def info(self, job_id: str) -> JobInfo:
+    async def forget(self, job: Waiting) -> None:
+        """Cancels a job, and deletes what is kept of it but the tombstone."""
+        slot, uid = split_id(job.id)
+        await self._run(self._calls.cancel(slot, uid))
+        found = await self._run(self._calls.forget(slot, uid))
+        self.inbox.discard(job)
+        if found is None:
+            error = await self._missing(job)
+            if not isinstance(error, ResultExpired):
+                raise error
+
+    async def info(self, job: Waiting) -> JobInfo:
         """The story of a job."""
-        slot, uid = split_id(job_id)
+        slot, uid = split_id(job.id)
         keys = lane_keys(self._settings.namespace, slot)
         raw = (await self._run(self._calls.heads(slot, [uid])))[0]
         if raw and record.parse(raw).state is State.FAILED:  # its body tells why
             raw = (await self._run(self._calls.outcomes(slot, [uid])))[0]
         if not raw:
-            raise not_found(job_id)
+            raise await self._missing(job)
         parsed = record.parse(raw)
         client: Any = (await self._connected()).client
         with self._translated:
             lane = await client.hget(keys.lane, "name") or b"?@?"
             batch = await client.hgetall(keys.batch + parsed.batch) if parsed.batch else {}
-        return job_info(job_id, lane.decode(), parsed, batch)
+        return job_info(job.id, lane.decode(), parsed, batch)
 
     async def aclose(self) -> None:
         """Ends the listening task and closes all connections; jobs go on."""
@@ -136,11 +167,25 @@ class AsyncSession:
     async def _poll(self, slot: str, jobs: Sequence[Waiting]) -> None:
         records = await self._run(self._calls.outcomes(slot, [split_id(job.id)[1] for job in jobs]))
         for job, raw in zip(jobs, records, strict=True):
-            if not raw and job.outcome is None:
-                raise not_found(job.id)
             outcome = outcome_in(raw) if raw else None
             if outcome is not None:
                 self.inbox.deliver(job, outcome)
+        for job, raw in zip(jobs, records, strict=True):
+            if not raw and job.outcome is None:
+                raise await self._missing(job)
+
+    async def _missing(self, job: Waiting) -> JobNotFound:
+        """The error for a job without a record; notices when the store has lost its data."""
+        slot, uid = split_id(job.id)
+        fate = (await self._run(self._calls.fates(slot, [uid])))[0]
+        client = (await self._connected()).client
+        async with self._places:
+            with self._translated:
+                found = await _cancellable(identify_async(client, self._settings.namespace))
+        if found.store != self.store:
+            self.store = found.store
+            self._targets.clear()
+        return missing(job, fate, found.store, self._calls.keep)
 
     async def _run(self, call: Any) -> Any:
         runner = await self._connected()
@@ -158,6 +203,9 @@ class AsyncSession:
                     async with AsyncExitStack() as failed:
                         failed.push_async_callback(client.aclose)
                         await check_server_async(client)
+                        with self._translated:
+                            found = await identify_async(client, self._settings.namespace)
+                        self.store = found.store
                         self._open.push_async_exit(failed.pop_all())
                     self._runner = AsyncRunner(client)
         return self._runner

@@ -9,9 +9,11 @@ from typing import Any
 
 from umbel._aio_job import AsyncJob
 from umbel._aio_session import AsyncSession
+from umbel._aio_submission import AsyncSubmission
 from umbel._job import PUSHED_POLL_S
+from umbel._patience import Patience
 from umbel._stream import MAP_WINDOW, bar, chunks, not_in_time, turn
-from umbel_config.errors import JobError, LaneFull
+from umbel_config.errors import JobError, LaneFull, StoreUnavailable
 
 
 async def completed(
@@ -50,44 +52,68 @@ async def _next(
                 return await arrived.get()
         except TimeoutError:
             looked_at = turn(waiting)
-            await session.poll(looked_at)
+            outage = await session.look(looked_at)
             pause = min(pause * 2, PUSHED_POLL_S)
         if loop.time() >= end and arrived.empty():
-            raise not_in_time(len(waiting))
+            raise not_in_time(len(waiting), outage) from outage
 
 
 async def mapped(
-    submit: Callable[[Any], Awaitable[list[AsyncJob]]],
+    begin: Callable[[Any], Awaitable[AsyncSubmission]],
     rows: Iterable[Any],
     *,
     progress: str | None,
     return_errors: bool,
 ) -> AsyncIterator[Any]:
     """Yields outputs in the order of the rows; see ``Client.map``."""
-    flight: deque[AsyncJob] = deque()
+    flight, patience = deque[AsyncJob](), Patience()
     with bar(progress, rows) as advance:
+
+        async def take() -> Any:
+            out = await _output(flight.popleft(), advance, return_errors=return_errors)
+            patience.progress()
+            return out
+
         for chunk in chunks(rows):
             while len(flight) + len(chunk) > MAP_WINDOW:
-                yield await _output(flight.popleft(), advance, return_errors=return_errors)
-            flight.extend(await _patiently(submit, chunk))
-            while flight and flight[0].outcome is not None:
-                yield await _output(flight.popleft(), advance, return_errors=return_errors)
+                yield await take()
+            part = _Part(begin, chunk)
+            while not part.done:
+                obstacle = await part.go(flight, patience)
+                if isinstance(obstacle, StoreUnavailable) and obstacle.retryable and flight:
+                    yield await take()
+                elif obstacle is not None:
+                    await asyncio.sleep(patience.pause(obstacle))
+                while flight and flight[0].outcome is not None:
+                    yield await take()
         while flight:
-            yield await _output(flight.popleft(), advance, return_errors=return_errors)
+            yield await take()
 
 
-async def _patiently(
-    submit: Callable[[Any], Awaitable[list[AsyncJob]]], chunk: Any
-) -> list[AsyncJob]:
-    """Submits a chunk, waiting for room when the lane is full."""
-    jobs: list[AsyncJob] = []
-    while True:
+class _Part:
+    """A chunk of rows on its way, in as many tries as it takes."""
+
+    def __init__(self, begin: Callable[[Any], Awaitable[AsyncSubmission]], rows: Any) -> None:
+        self._begin, self._rows = begin, rows
+        self._submission: AsyncSubmission | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._submission is not None and not self._submission.left
+
+    async def go(
+        self, flight: deque[AsyncJob], patience: Patience
+    ) -> LaneFull | StoreUnavailable | None:
+        """Puts into ``flight`` what gets in; returns what hindered the rest."""
         try:
-            return jobs + await submit(chunk)
-        except LaneFull as error:
-            jobs.extend(error.jobs)
-            chunk = chunk[error.accepted :]
-            await asyncio.sleep(error.retry_after)
+            self._submission = self._submission or await self._begin(self._rows)
+            jobs, obstacle = await self._submission.go(), None
+        except (LaneFull, StoreUnavailable) as error:
+            jobs, obstacle = list(error.jobs), error
+        flight.extend(jobs)
+        if jobs:
+            patience.progress()
+        return obstacle
 
 
 async def _output(job: AsyncJob, advance: Callable[[], None], *, return_errors: bool) -> Any:

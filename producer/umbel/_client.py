@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from umbel._job import Job
-from umbel._prepare import options, prepare, prepare_many
+from umbel._prepare import Options, Target, options, prepare, prepare_many
 from umbel._session import Session
-from umbel._stream import bundled, completed, mapped, portions
+from umbel._stream import completed, mapped
+from umbel._submission import Submission
 from umbel_batching.lanes import split_id
-from umbel_batching.values import NewJob
-from umbel_config.errors import LaneFull
+from umbel_batching.record import Priority
 from umbel_config.settings import Settings, load_settings
 
 
@@ -47,6 +46,8 @@ class Client:
         *,
         version: str | None = None,
         timeout: float | None = None,
+        priority: Priority | str = "normal",
+        idempotency_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Job:
         """Queues one job.
@@ -57,23 +58,27 @@ class Client:
                 dict by name for one with several, or what its handler takes.
             version: a version of the model; default: the highest.
             timeout: seconds from now after which the job must not be computed any more.
+            priority: ``high``, ``normal`` or ``low``: higher jobs run first, but none starves.
+            idempotency_key: up to 255 characters that name this request among those of the model.
+                The same key with the same inputs and version finds the same job, whoever submits
+                it, for as long as that job lives and what is known of it is kept.
             metadata: plain values kept with the job and shown by ``info``.
 
         Raises:
             InvalidInput: the inputs do not fit the signature; nothing was queued.
+            IdempotencyConflict: the key was used before with another input or version.
             PayloadTooLarge: they are over ``max_payload_bytes``; nothing was queued.
             ModelNotFound: no model of that name is registered.
             VersionNotFound: the model has no such version.
             LaneFull: too many jobs wait already; it says when to come back.
+            StoreFull: Redis has no memory left; jobs that it holds go on.
             StoreUnavailable: Redis cannot be reached.
         """
-        target = self._session.target(model, version)
-        inbox = self._session.listening()
-        chosen = options(
-            reply=inbox.reply, timeout=timeout, metadata=metadata, max_bytes=self._max_bytes
+        target, chosen = self._chosen(
+            model, version=version, timeout=timeout, priority=priority, metadata=metadata
         )
-        new = prepare(target, inputs, chosen)
-        return self._submit(target, [new])[0]
+        new = prepare(target, inputs, chosen, idempotency_key)
+        return Submission(self._session, target, [new]).go()[0]
 
     def submit_many(
         self,
@@ -82,6 +87,8 @@ class Client:
         *,
         version: str | None = None,
         timeout: float | None = None,
+        priority: Priority | str = "normal",
+        idempotency_keys: Sequence[str | None] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[Job]:
         """Queues one job for each row; far quicker than one ``submit`` after the other.
@@ -93,27 +100,23 @@ class Client:
             rows: inputs as ``submit`` takes them, or one array ``[n, *shape]``.
             version: a version of the model; default: the highest.
             timeout: seconds from now after which a job must not be computed any more.
+            priority: as for ``submit``.
+            idempotency_keys: one key for each row, as for ``submit``; ``None`` among them for a
+                row without.
             metadata: plain values kept with each job.
 
         Raises:
             InvalidInput: a row does not fit; the sentence names its place; nothing was queued.
-            LaneFull: the lane filled up on the way; its ``accepted`` jobs are in its ``jobs``.
-            StoreUnavailable: Redis cannot be reached.
+            LaneFull: the lane filled up on the way. Like the two below it carries the jobs that
+                got in before: ``accepted`` of them, in ``jobs``.
+            StoreUnavailable: Redis cannot be reached, or, as ``StoreFull``, has no memory left.
+            IdempotencyConflict: a key was used before with another input or version.
         """
-        target = self._session.target(model, version)
-        inbox = self._session.listening()
-        chosen = options(
-            reply=inbox.reply, timeout=timeout, metadata=metadata, max_bytes=self._max_bytes
+        target, chosen = self._chosen(
+            model, version=version, timeout=timeout, priority=priority, metadata=metadata
         )
-        jobs: list[Job] = []
-        for chunk in bundled(prepare_many(target, rows, chosen)):
-            try:
-                jobs += self._submit(target, chunk)
-            except LaneFull as error:
-                jobs += self._submit_what_fits(target, chunk)
-                error.accepted, error.jobs = len(jobs), tuple(jobs)
-                raise
-        return jobs
+        new = prepare_many(target, rows, chosen, idempotency_keys)
+        return Submission(self._session, target, new).go()
 
     def map(
         self,
@@ -122,20 +125,23 @@ class Client:
         *,
         version: str | None = None,
         timeout: float | None = None,
+        priority: Priority | str = "normal",
         metadata: Mapping[str, Any] | None = None,
         progress: bool = False,
         return_errors: bool = False,
     ) -> Iterator[Any]:
         """Runs the model on every row and yields the outputs in the order of the rows.
 
-        Rows are taken as results come back, so endless iterables work, and a full lane slows the
-        iteration down instead of failing it.
+        Rows are taken as results come back, so endless iterables work. A full lane, a full Redis
+        and an outage of Redis slow the iteration down instead of failing it: it goes on for as long
+        as results come back, and for a minute after the last one.
 
         Args:
             model: name of a registered model.
             rows: inputs as ``submit`` takes them, or one array ``[n, *shape]``.
             version: a version of the model; default: the highest.
             timeout: seconds from its submit after which a job must not be computed any more.
+            priority: as for ``submit``.
             metadata: plain values kept with each job.
             progress: whether to draw a progress bar on standard error.
             return_errors: whether to yield the error of a job that did not succeed in its place,
@@ -144,10 +150,17 @@ class Client:
         Raises:
             InvalidInput: a row does not fit; the rows before it have been queued.
             JobFailed: a job failed, and ``return_errors`` is off; likewise the other job errors.
+            StoreUnavailable: Redis was away from the beginning, or takes no jobs for too long.
         """
-        common: dict[str, Any] = {"version": version, "timeout": timeout, "metadata": metadata}
+        common: dict[str, Any] = {"version": version, "timeout": timeout}
+        common |= {"priority": priority, "metadata": metadata}
+
+        def begin(chunk: Any) -> Submission:
+            target, chosen = self._chosen(model, **common)
+            return Submission(self._session, target, prepare_many(target, chunk, chosen))
+
         return mapped(
-            lambda chunk: self.submit_many(model, chunk, **common),
+            begin,
             rows,
             progress=f"{model}" if progress else None,
             return_errors=return_errors,
@@ -162,7 +175,7 @@ class Client:
 
         Raises:
             ResultTimeout: not all were terminal in time.
-            JobNotFound: one is not known, or its result has expired.
+            JobNotFound: one is not known any more; see ``Job.state`` for the kinds.
         """
         return completed(self._session, list(jobs), timeout)
 
@@ -190,21 +203,23 @@ class Client:
     ) -> None:
         self.close()
 
-    def _submit(self, target: Any, new: Sequence[NewJob]) -> list[Job]:
-        inbox, slot = self._session.inbox(), target.lane.slot
-        jobs = [Job(self._session, f"{slot}-{job.uid}", inbox) for job in new]
-        inbox.expect(jobs)
-        try:
-            self._session.submit(target, new)
-        except BaseException:
-            inbox.forget(jobs)
-            raise
-        return jobs
-
-    def _submit_what_fits(self, target: Any, new: Sequence[NewJob]) -> list[Job]:
-        """Submits the first of ``new`` in ever smaller portions, into what room is left."""
-        jobs: list[Job] = []
-        for size in portions(len(new)):
-            with suppress(LaneFull):
-                jobs += self._submit(target, new[len(jobs) : len(jobs) + size])
-        return jobs
+    def _chosen(
+        self,
+        model: str,
+        *,
+        version: str | None,
+        timeout: float | None,
+        priority: Priority | str,
+        metadata: Mapping[str, Any] | None,
+    ) -> tuple[Target, Options]:
+        """Where jobs go and what else was chosen; from here on their outcomes are heard."""
+        target = self._session.target(model, version)
+        chosen = options(
+            reply=self._session.listening().reply,
+            version=version,
+            timeout=timeout,
+            priority=priority,
+            metadata=metadata,
+            max_bytes=self._max_bytes,
+        )
+        return target, chosen

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from umbel._outcome import outcome_in
@@ -19,10 +19,17 @@ from umbel_batching.replies import Outcome, read
 READ_TOGETHER = 256
 
 
+W = TypeVar("W", bound="Waiting")
+
+
 class Waiting(Protocol):
     """A job as the inbox sees it."""
 
     id: str
+    #: Identity of the store when the job was submitted or asked for; empty if unknown.
+    store: str
+    #: Where its outcome is pushed to; ``None`` for a job that another client may have submitted.
+    inbox: Inbox | None
     outcome: Outcome | None
     #: Called once, with the job, when its outcome is there; ``None`` while nobody waits.
     on_done: list[Callable[[Any], None]] | None
@@ -40,17 +47,27 @@ class Inbox:
         self._lock = Lock()
         self._jobs: WeakValueDictionary[str, Waiting] = WeakValueDictionary()
 
-    def expect(self, jobs: Iterable[Waiting]) -> None:
-        """Starts waiting for jobs; to be called before they are submitted."""
+    def expect(self, jobs: Iterable[W]) -> list[W]:
+        """Starts waiting for jobs; to be called before they are submitted.
+
+        Returns:
+            The jobs to use: one that is expected already, as it has the same idempotency key,
+            stands in for its like.
+        """
         with self._lock:
-            for job in jobs:
-                self._jobs[job.id] = job
+            return [cast("W", self._jobs.setdefault(job.id, job)) for job in jobs]
 
     def forget(self, jobs: Iterable[Waiting]) -> None:
         """Stops waiting for jobs that were not accepted."""
         with self._lock:
             for job in jobs:
-                self._jobs.pop(job.id, None)
+                self._drop(job)
+
+    def discard(self, job: Waiting) -> None:
+        """Stops waiting for a job, and throws away the outcome that it may have."""
+        with self._lock:
+            self._drop(job)
+            job.outcome = None
 
     def receive(self, message: bytes) -> list[str]:
         """Delivers the outcomes in a message; returns the ids of jobs whose record must be read."""
@@ -92,6 +109,10 @@ class Inbox:
             outcome = outcome_in(raw) if raw else None
             if outcome is not None:
                 self.deliver_to(f"{slot}-{uid}", outcome)
+
+    def _drop(self, job: Waiting) -> None:
+        if self._jobs.get(job.id) is job:
+            del self._jobs[job.id]
 
     def when_done(self, job: Waiting, call: Callable[[Any], None]) -> bool:
         """Has ``call`` called with the job once its outcome is there.

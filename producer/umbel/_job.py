@@ -12,6 +12,7 @@ from umbel._outcome import timed_out, value_of
 from umbel_batching.census import JobInfo
 from umbel_batching.record import State
 from umbel_batching.replies import Outcome
+from umbel_config.errors import StoreUnavailable
 
 if TYPE_CHECKING:  # a job is made by its client, and asks it for everything
     from umbel._session import Session
@@ -31,14 +32,15 @@ class Job:
         id: the job's id; any process can ask for the job by it.
     """
 
-    __slots__ = ("__weakref__", "_inbox", "_session", "id", "on_done", "outcome")
+    __slots__ = ("__weakref__", "_session", "id", "inbox", "on_done", "outcome", "store")
 
     def __init__(self, session: Session, job_id: str, inbox: Inbox | None = None) -> None:
         self.id = job_id
         self.outcome: Outcome | None = None
         self.on_done: list[Callable[[Any], None]] | None = None
+        self.inbox = inbox
+        self.store = session.store
         self._session = session
-        self._inbox = inbox  # where its outcome is pushed to, if it was submitted here
 
     def __repr__(self) -> str:
         state = self.outcome.state.value if self.outcome else "pending"
@@ -48,11 +50,13 @@ class Job:
         """The job's state now.
 
         Raises:
-            JobNotFound: it is not known, or its result has expired.
+            ResultExpired: it ended, and its result is not kept any more.
+            JobLost: Redis has lost its data since.
+            JobNotFound: it is not known.
         """
         if self.outcome is not None:
             return self.outcome.state
-        return self._session.state(self.id)
+        return self._session.state(self)
 
     def done(self) -> bool:
         """Whether the job is terminal."""
@@ -72,35 +76,30 @@ class Job:
             JobFailed: the model or its worker failed on it.
             JobExpired: its timeout passed first.
             JobCancelled: it was cancelled.
-            JobNotFound: it is not known, or its result has expired.
+            ResultExpired: it ended, and its result is not kept any more.
+            JobLost: Redis has lost its data since; submit the job again.
+            JobNotFound: it is not known.
+            StoreUnavailable: Redis never answered this client, or refuses it.
         """
-        self.wait(timeout)
-        if self.outcome is None:
-            raise timed_out(self.id, timeout or 0)
-        return value_of(self.id, self.outcome)
+        while True:
+            outage = self._await(timeout)
+            outcome = self.outcome
+            if outcome is not None:
+                return value_of(self.id, outcome)
+            if timeout is not None:
+                raise timed_out(self.id, timeout, outage) from outage
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until the job is terminal; returns whether it is.
+        """Waits until the job is terminal, also while Redis is away; returns whether it is.
 
         Args:
             timeout: seconds to wait; ``None`` waits for as long as it takes.
 
         Raises:
-            JobNotFound: it is not known, or its result has expired.
+            JobNotFound: it is not known any more; see ``result`` for the kinds.
         """
-        if self.outcome is not None:
-            return True
-        inbox, arrived = self._session.inbox(), threading.Event()
-
-        def wake(_: Any) -> None:
-            arrived.set()
-
-        if not inbox.when_done(self, wake):
-            return True
-        try:
-            return self._wait(arrived, timeout, pushed=self._inbox is inbox)
-        finally:
-            inbox.no_longer(self, wake)
+        self._await(timeout)
+        return self.outcome is not None
 
     def cancel(self) -> bool:
         """Cancels the job.
@@ -109,30 +108,61 @@ class Job:
             True if it is cancelled, by this call or an earlier one; false if it ended otherwise.
 
         Raises:
-            JobNotFound: it is not known, or its result has expired.
+            JobNotFound: it is not known any more; see ``state`` for the kinds.
         """
-        return self._session.cancel(self.id)
+        return self._session.cancel(self)
 
-    def info(self) -> JobInfo:
-        """The job's story: times, batch, flush reason, attempts, worker, error.
+    def forget(self) -> None:
+        """Deletes what is kept of the job: input, result, metadata, evidence, idempotency key.
+
+        A job that has not ended is cancelled first. That it existed stays known for a while: asking
+        for it raises ``ResultExpired`` then. To forget it again changes nothing.
 
         Raises:
-            JobNotFound: it is not known, or its result has expired.
+            JobLost: Redis has lost its data since.
+            JobNotFound: it is not known.
         """
-        return self._session.info(self.id)
+        self._session.forget(self)
 
-    def _wait(self, arrived: threading.Event, timeout: float | None, *, pushed: bool) -> bool:
+    def info(self) -> JobInfo:
+        """The job's story: times, batch, flush reason, attempts, worker, history, error.
+
+        Raises:
+            JobNotFound: it is not known any more; see ``state`` for the kinds.
+        """
+        return self._session.info(self)
+
+    def _await(self, timeout: float | None) -> StoreUnavailable | None:
+        """Waits for the outcome; returns why the store could not be asked at the end, if so."""
+        if self.outcome is not None:
+            return None
+        inbox, arrived = self._session.inbox(), threading.Event()
+
+        def wake(_: Any) -> None:
+            arrived.set()
+
+        if not inbox.when_done(self, wake):
+            return None
+        try:
+            pushed = self.inbox is inbox and self.store == self._session.store
+            return self._watch(arrived, timeout, pushed=pushed)
+        finally:
+            inbox.no_longer(self, wake)
+
+    def _watch(
+        self, arrived: threading.Event, timeout: float | None, *, pushed: bool
+    ) -> StoreUnavailable | None:
         end = float("inf") if timeout is None else time.monotonic() + timeout
         pause = PUSHED_POLL_S if pushed else 0.0
         while True:
             if arrived.wait(max(0.0, min(pause, end - time.monotonic()))):
-                return True
-            self._session.poll([self])
+                return None
+            outage = self._session.look([self])
             if self.outcome is not None:
-                return True
+                return None
             if time.monotonic() >= end:
-                return False
-            pause = pause if pushed else next_pause(pause)
+                return outage
+            pause = PUSHED_POLL_S if pushed or outage else next_pause(pause)
 
 
 def next_pause(pause: float) -> float:

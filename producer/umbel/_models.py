@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import redis
 import redis.asyncio
 
 from umbel._prepare import Target, target_of
+from umbel_batching.keys import shared_keys
 from umbel_config.errors import ModelNotFound, VersionNotFound
 from umbel_registry.keys import model_key, models_key, revision_key
 from umbel_registry.resolve import resolve, text
 
 #: Seconds for which a target is used without asking whether the registry has moved.
 FRESH_S = 1.0
+#: Counter of the registry and identity of the store: after a data loss the counter starts anew.
+Revision = tuple[Any, ...]
 
 
 class TargetCache:
@@ -21,7 +25,7 @@ class TargetCache:
 
     def __init__(self) -> None:
         self._targets: dict[tuple[str, str | None], Target] = {}
-        self._revision: bytes | str | None = None
+        self._revision: Revision = ()
         self._checked = float("-inf")
 
     def get(self, model: str, version: str | None) -> Target | None:
@@ -39,7 +43,12 @@ class TargetCache:
             return None
         return self._targets.get((model, version))
 
-    def moved(self, revision: bytes | str | None) -> None:
+    def clear(self) -> None:
+        """Forgets everything, as the store has lost its data."""
+        self._targets.clear()
+        self._checked = float("-inf")
+
+    def moved(self, revision: Revision) -> None:
         """Notes the registry's revision; a new one empties the cache."""
         if revision != self._revision:
             self._targets.clear()
@@ -50,9 +59,7 @@ class TargetCache:
         """The target, if it is known at the revision noted last."""
         return self._targets.get((model, version))
 
-    def put(
-        self, model: str, version: str | None, target: Target, revision: bytes | str | None
-    ) -> Target:
+    def put(self, model: str, version: str | None, target: Target, revision: Revision) -> Target:
         """Remembers a target, unless the registry has moved since ``revision`` was read."""
         if revision == self._revision:
             self._targets[model, version] = target
@@ -75,7 +82,7 @@ def find(
         ModelNotFound: no model of that name is registered.
         VersionNotFound: the model has no such version.
     """
-    revision = client.get(revision_key(namespace))
+    revision = tuple(_asked(client, namespace).execute())
     cache.moved(revision)
     target = cache.known(model, version)
     if target is not None:
@@ -86,6 +93,14 @@ def find(
     return cache.put(model, version, target, revision)
 
 
+def _asked(client: Any, namespace: str) -> Any:
+    """One round trip for the two; not MGET, since on a cluster they lie on two nodes."""
+    pipe = client.pipeline(transaction=False)
+    pipe.get(revision_key(namespace))
+    pipe.get(shared_keys(namespace).store)
+    return pipe
+
+
 async def find_async(
     client: redis.asyncio.Redis,
     namespace: str,
@@ -94,7 +109,7 @@ async def find_async(
     version: str | None,
 ) -> Target:
     """The asyncio twin of ``find``."""
-    revision = await client.get(revision_key(namespace))
+    revision = tuple(await _asked(client, namespace).execute())
     cache.moved(revision)
     target = cache.known(model, version)
     if target is not None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from umbel_batching import wire
-from umbel_batching.lanes import Lane, new_uid
-from umbel_batching.record import HEAD, NO_REPLY, encode_meta, tail
+from umbel_batching.lanes import Lane, keyed_uid, new_uid
+from umbel_batching.record import HEAD, NO_REPLY, Priority, encode_meta, tail
 from umbel_batching.values import NewJob
 from umbel_config.errors import InvalidInput, PayloadTooLarge
 from umbel_registry.manifest import Manifest
 from umbel_registry.signature import Signature
 
 _LONGEST_TIMEOUT_S = 30 * 24 * 3600
+_LONGEST_KEY = 255
 #: Bytes of a record that the server writes before the part that a client writes.
 _HEAD = HEAD - len(tail(NO_REPLY, b""))
 
@@ -46,51 +48,137 @@ class Options:
         tail: ``record.tail`` of the jobs.
         timeout_ms: milliseconds from arrival after which they must not be computed; 0: none.
         max_bytes: largest encoded input.
+        version: the version as the caller named it; empty for none.
     """
 
     tail: bytes
     timeout_ms: int
     max_bytes: int
+    version: str = ""
 
 
 def options(
-    *, reply: str, timeout: float | None, metadata: Mapping[str, Any] | None, max_bytes: int
+    *,
+    reply: str,
+    version: str | None,
+    timeout: float | None,
+    priority: Priority | str,
+    metadata: Mapping[str, Any] | None,
+    max_bytes: int,
 ) -> Options:
     """Checks the options of a submit.
 
     Args:
         reply: id of the client that waits for the outcome.
+        version: as the caller named it; ``None`` for the one that is due.
         timeout: seconds, or ``None`` for no deadline.
+        priority: ``high``, ``normal`` or ``low``.
         metadata: plain values kept with the job.
         max_bytes: largest encoded input, in bytes.
 
     Raises:
-        InvalidInput: the timeout is no positive number, or the metadata no dict of plain values.
+        InvalidInput: the timeout is no positive number, the priority none of the three, or the
+            metadata no dict of plain values.
     """
-    return Options(tail(reply, encode_meta(metadata)), _milliseconds(timeout), max_bytes)
+    head = tail(reply, encode_meta(metadata), _priority(priority))
+    return Options(head, _milliseconds(timeout), max_bytes, version or "")
 
 
-def prepare(target: Target, value: Any, chosen: Options) -> NewJob:
+def prepare(target: Target, value: Any, chosen: Options, key: str | None = None) -> NewJob:
     """Makes one job.
 
+    Args:
+        target: where it goes.
+        value: its input.
+        chosen: what else the caller chose.
+        key: its idempotency key, or ``None`` for none.
+
     Raises:
-        InvalidInput: the value does not fit the signature.
+        InvalidInput: the value does not fit the signature, or the key is none.
         PayloadTooLarge: it is over the limit.
     """
-    return _encode(target, target.signature.validate_input(value), chosen)
+    _check_key(key)
+    return _encode(target, target.signature.validate_input(value), chosen, key)
 
 
-def prepare_many(target: Target, values: Iterable[Any], chosen: Options) -> list[NewJob]:
+def prepare_many(
+    target: Target,
+    values: Iterable[Any],
+    chosen: Options,
+    keys: Sequence[str | None] | None = None,
+) -> list[NewJob]:
     """Makes many jobs; all values are checked before the first is encoded.
 
+    Args:
+        target: where they go.
+        values: their inputs.
+        chosen: what else the caller chose.
+        keys: their idempotency keys, one for each; ``None`` among them for a job without.
+
     Raises:
-        InvalidInput: a value does not fit the signature; the sentence names its place.
+        InvalidInput: a value does not fit the signature; the sentence names its place. Or the keys
+            are not as many, are none, or one stands at two inputs.
         PayloadTooLarge: one is over the limit.
     """
-    return [_encode(target, value, chosen) for value in target.signature.validate_rows(values)]
+    rows = target.signature.validate_rows(values)
+    if keys is None:
+        return [_encode(target, value, chosen, None) for value in rows]
+    _check_keys(keys, len(rows))
+    jobs = [_encode(target, row, chosen, key) for row, key in zip(rows, keys, strict=True)]
+    _refuse_clashes(jobs)
+    return jobs
 
 
-def _encode(target: Target, value: Any, chosen: Options) -> NewJob:
+def _priority(given: Priority | str) -> Priority:
+    try:
+        return Priority(given)
+    except (TypeError, ValueError):
+        names = ", ".join(Priority)
+        raise InvalidInput(f"priority must be one of {names}; got {given!r:.100}.") from None
+
+
+def _check_key(key: Any, row: int | None = None) -> None:
+    if key is None:
+        return
+    if isinstance(key, str) and 0 < len(key) <= _LONGEST_KEY and key.isprintable():
+        return
+    where = "" if row is None else f" of row {row}"
+    raise InvalidInput(
+        f"The idempotency key{where} must be printable text of 1 to {_LONGEST_KEY} characters."
+    )
+
+
+def _check_keys(keys: Sequence[str | None], count: int) -> None:
+    if not isinstance(keys, Sequence) or isinstance(keys, str | bytes) or len(keys) != count:
+        got = len(keys) if isinstance(keys, Sequence) else type(keys).__name__
+        raise InvalidInput(
+            f"idempotency_keys must be a list with one key for each of the {count} rows; got {got}."
+        )
+    for row, key in enumerate(keys):
+        _check_key(key, row)
+
+
+def _refuse_clashes(jobs: Sequence[NewJob]) -> None:
+    """Refuses a call that gives one key to two inputs, before anything of it is queued."""
+    first: dict[str, int] = {}
+    for row, job in enumerate(jobs):
+        before = first.setdefault(job.uid, row)
+        if job.fingerprint != jobs[before].fingerprint:
+            raise InvalidInput(
+                f"Rows {before} and {row} have the same idempotency key but not the same input."
+            )
+
+
+def _named(target: Target, payload: bytes, chosen: Options, key: str | None) -> tuple[str, str]:
+    """Uid of a job, and the fingerprint that tells whether its key comes with the same input."""
+    if key is None:
+        return new_uid(), ""
+    digest = hashlib.blake2b(chosen.version.encode() + b"\0", digest_size=16)
+    digest.update(payload)
+    return keyed_uid(target.lane.model, key), digest.hexdigest()
+
+
+def _encode(target: Target, value: Any, chosen: Options, key: str | None) -> NewJob:
     payload = wire.encode(value)
     if len(payload) > chosen.max_bytes:
         raise PayloadTooLarge(
@@ -104,7 +192,8 @@ def _encode(target: Target, value: Any, chosen: Options) -> NewJob:
             f"The job takes {_HEAD + len(behind_head)} bytes; lane {target.lane.name} holds "
             f"max_queue_bytes = {room} in all. Send less, or push the model with a larger one."
         )
-    return NewJob(new_uid(), behind_head, chosen.timeout_ms)
+    uid, fingerprint = _named(target, payload, chosen, key)
+    return NewJob(uid, behind_head, chosen.timeout_ms, fingerprint)
 
 
 def _milliseconds(timeout: float | None) -> int:

@@ -11,18 +11,21 @@ from typing import cast
 from umbel._inbox import Inbox, Waiting, by_slot
 from umbel._listener import Listener
 from umbel._models import TargetCache, find
-from umbel._outcome import not_found, outcome_in
+from umbel._outcome import missing, outcome_in
+from umbel._patience import Outage
 from umbel._prepare import Target
 from umbel_batching import record
 from umbel_batching.calls import Calls
 from umbel_batching.census import JobInfo, job_info
+from umbel_batching.identity import identify
 from umbel_batching.keys import lane_keys
 from umbel_batching.lanes import split_id
 from umbel_batching.record import State
 from umbel_batching.scripts import Runner
-from umbel_batching.values import NewJob
+from umbel_batching.values import Accepted, NewJob
 from umbel_config.connect import address_of, check_server, connect, translate_errors
 from umbel_config.embedded import find_store
+from umbel_config.errors import JobNotFound, ResultExpired, StoreUnavailable
 from umbel_config.settings import Settings
 
 
@@ -38,6 +41,7 @@ class _Live:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.inbox = Inbox()
+        self.store = ""
         self.runner: Runner | None = None
         self.listener: Listener | None = None
         self.stop: Callable[[], object] | None = None
@@ -59,7 +63,13 @@ class Session:
         self._calls = Calls.of(settings)
         self._translated = translate_errors("")
         self._targets = TargetCache()
+        self._outage = Outage()
         self._live = _Live()
+
+    @property
+    def store(self) -> str:
+        """Identity of the store as this process last saw it; empty before the first call."""
+        return self._in_this_process().store
 
     def target(self, model: str, version: str | None) -> Target:
         """The target that a name and version mean now."""
@@ -90,11 +100,11 @@ class Session:
                     live.listener = listener
         return live.inbox
 
-    def submit(self, target: Target, jobs: Sequence[NewJob]) -> None:
+    def submit(self, target: Target, jobs: Sequence[NewJob]) -> Accepted:
         """Puts jobs into the lane of ``target``: all, or none."""
         runner = self._connected()
         with self._translated:
-            runner.run(self._calls.submit(target.lane, jobs))
+            return runner.run(self._calls.submit(target.lane, jobs))
 
     def poll(self, jobs: Sequence[Waiting]) -> None:
         """Reads the outcomes of those of ``jobs`` that are terminal into the inbox.
@@ -106,47 +116,74 @@ class Session:
         for slot, uids in by_slot(waiting):
             self._poll(slot, [waiting[f"{slot}-{uid}"] for uid in uids])
 
-    def state(self, job_id: str) -> State:
+    def look(self, jobs: Sequence[Waiting]) -> StoreUnavailable | None:
+        """As ``poll``, for those who wait: an outage that may pass is returned, not raised.
+
+        Raises:
+            JobNotFound: one of them is not known.
+            StoreUnavailable: the store never answered, or waiting does not help.
+        """
+        try:
+            self.poll(jobs)
+        except StoreUnavailable as error:
+            if self._in_this_process().runner is None:
+                raise
+            return self._outage.met(error)
+        self._outage.over()
+        return None
+
+    def state(self, job: Waiting) -> State:
         """The state of a job; its payload does not travel."""
-        slot, uid = split_id(job_id)
+        slot, uid = split_id(job.id)
         runner = self._connected()
         with self._translated:
             state = runner.run(self._calls.states(slot, [uid]))[0]
         if state is None:
-            raise not_found(job_id)
+            raise self._missing(job)
         return state
 
-    def cancel(self, job_id: str) -> bool:
+    def cancel(self, job: Waiting) -> bool:
         """Cancels a job; returns whether it is cancelled now."""
-        slot, uid = split_id(job_id)
+        slot, uid = split_id(job.id)
         runner = self._connected()
         with self._translated:
-            call = self._calls.cancel(slot, uid)
-            cancelled, found = runner.run(call)
+            cancelled, found = runner.run(self._calls.cancel(slot, uid))
         if found is None:
-            raise not_found(job_id)
+            raise self._missing(job)
         return cancelled or found is State.CANCELLED
 
-    def info(self, job_id: str) -> JobInfo:
+    def forget(self, job: Waiting) -> None:
+        """Cancels a job, and deletes what is kept of it but the tombstone."""
+        slot, uid = split_id(job.id)
+        runner = self._connected()
+        with self._translated:
+            runner.run(self._calls.cancel(slot, uid))
+            found = runner.run(self._calls.forget(slot, uid))
+        self.inbox().discard(job)
+        if found is None:
+            error = self._missing(job)
+            if not isinstance(error, ResultExpired):
+                raise error
+
+    def info(self, job: Waiting) -> JobInfo:
         """The story of a job."""
-        slot, uid = split_id(job_id)
+        slot, uid = split_id(job.id)
         keys = lane_keys(self._settings.namespace, slot)
         runner = self._connected()
         with self._translated:
             raw = runner.run(self._calls.heads(slot, [uid]))[0]
-            if (
-                raw and record.parse(raw).state is State.FAILED
-            ):  # its body says why; an output stays
+            if raw and record.parse(raw).state is State.FAILED:  # its body says why
                 raw = runner.run(self._calls.outcomes(slot, [uid]))[0]
-            if not raw:
-                raise not_found(job_id)
-            parsed = record.parse(raw)
+        if not raw:
+            raise self._missing(job)
+        parsed = record.parse(raw)
+        with self._translated:
             lane = cast("bytes | None", runner.client.hget(keys.lane, "name")) or b"?@?"
             batch = cast(
                 "dict[bytes, bytes]",
                 runner.client.hgetall(keys.batch + parsed.batch) if parsed.batch else {},
             )
-        return job_info(job_id, lane.decode(), parsed, batch)
+        return job_info(job.id, lane.decode(), parsed, batch)
 
     def close(self) -> None:
         """Stops the listener and closes all connections; jobs go on."""
@@ -164,24 +201,43 @@ class Session:
             call = self._calls.outcomes(slot, [split_id(job.id)[1] for job in jobs])
             records = runner.run(call)
         for job, raw in zip(jobs, records, strict=True):
-            if not raw and job.outcome is None:
-                raise not_found(job.id)
             outcome = outcome_in(raw) if raw else None
             if outcome is not None:
                 inbox.deliver(job, outcome)
+        for job, raw in zip(jobs, records, strict=True):
+            if not raw and job.outcome is None:
+                raise self._missing(job)
+
+    def _missing(self, job: Waiting) -> JobNotFound:
+        """The error for a job without a record; notices when the store has lost its data."""
+        slot, uid = split_id(job.id)
+        live, runner = self._in_this_process(), self._connected()
+        with self._translated:
+            fate = runner.run(self._calls.fates(slot, [uid]))[0]
+            store = identify(runner.client, self._settings.namespace).store
+        if store != live.store:
+            live.store = store
+            self._targets.clear()
+        return missing(job, fate, store, self._calls.keep)
 
     def _connected(self) -> Runner:
         live = self._in_this_process()
         if live.runner is None:
             with live.lock:
-                live.runner = live.runner or self._connect()
+                live.runner = live.runner or self._connect(live)
         return live.runner
 
-    def _connect(self) -> Runner:
+    def _connect(self, live: _Live) -> Runner:
         settings = find_store(self._settings)
         client = connect(settings, client_name="umbel-client")
         self._settings, self._translated = settings, translate_errors(address_of(client))
-        check_server(client)
+        try:
+            check_server(client)
+            with self._translated:
+                live.store = identify(client, settings.namespace).store
+        except BaseException:
+            client.close()
+            raise
         return Runner(client)
 
     def _in_this_process(self) -> _Live:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -13,40 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from umbel._job import PUSHED_POLL_S, Job
+from umbel._patience import Patience
 from umbel._session import Session
-from umbel_batching.values import NewJob
-from umbel_config.errors import JobError, LaneFull, ResultTimeout
+from umbel._submission import Submission
+from umbel_config.errors import JobError, LaneFull, ResultTimeout, StoreUnavailable
 
 W = TypeVar("W")
-#: Jobs, and bytes of them, that one script call puts into a lane.
-BUNDLE, BUNDLE_BYTES = 256, 8 * 2**20
 #: Rows submitted together, and rows whose results ``map`` waits for at any time.
 MAP_CHUNK, MAP_WINDOW = 256, 8192
 #: Jobs of another client that ``as_completed`` reads in one look.
 LOOKED_AT = 1024
-
-
-def bundled(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
-    """Cuts jobs into bundles that one script call takes, bounded in number and in bytes.
-
-    Redis does nothing else while it runs a script, and closes connections that send it too much.
-    """
-    start = size = 0
-    for place, job in enumerate(jobs):
-        full = place - start == BUNDLE or size + len(job.tail) > BUNDLE_BYTES
-        if full and place > start:
-            yield jobs[start:place]
-            start, size = place, 0
-        size += len(job.tail)
-    if jobs:
-        yield jobs[start:]
-
-
-def portions(count: int) -> Iterator[int]:
-    """Sizes to try in turn where ``count`` jobs at once found no room: half, a quarter, ... one."""
-    while count > 1:
-        count //= 2
-        yield count
 
 
 def completed(session: Session, jobs: list[Job], timeout: float | None) -> Iterator[Job]:
@@ -82,14 +58,24 @@ def _next(session: Session, arrived: SimpleQueue[Job], waiting: dict[str, Job], 
             return arrived.get(timeout=max(0.0, min(pause, end - time.monotonic())))
         except Empty:
             looked_at = turn(waiting)
-            session.poll(looked_at)
+            outage = session.look(looked_at)
             pause = min(pause * 2, PUSHED_POLL_S)
         if time.monotonic() >= end and arrived.empty():
-            raise not_in_time(len(waiting))
+            raise not_in_time(len(waiting), outage) from outage
 
 
-def not_in_time(count: int) -> ResultTimeout:
-    """The error for a caller that stops waiting for several jobs."""
+def not_in_time(count: int, outage: StoreUnavailable | None = None) -> ResultTimeout:
+    """The error for a caller that stops waiting for several jobs.
+
+    Args:
+        count: how many.
+        outage: why the store could not be asked at the end, if so.
+    """
+    if outage is not None:
+        return ResultTimeout(
+            f"{count} jobs were not finished in time as far as is known, and Redis does not "
+            f"answer: {outage} The jobs are untouched; ask again once Redis is back."
+        )
     return ResultTimeout(
         f"{count} jobs were not finished in time. They go on; wait longer, or look at "
         "`umbel lanes` whether a worker serves them."
@@ -97,7 +83,7 @@ def not_in_time(count: int) -> ResultTimeout:
 
 
 def mapped(
-    submit: Callable[[Any], list[Job]],
+    begin: Callable[[Any], Submission],
     rows: Iterable[Any],
     *,
     progress: str | None,
@@ -106,22 +92,57 @@ def mapped(
     """Yields outputs in the order of the rows; see ``Client.map``.
 
     Args:
-        submit: queues a chunk of rows.
+        begin: checks a chunk of rows, which is to be submitted then.
         rows: the inputs.
         progress: title of a progress bar, or ``None`` for none.
         return_errors: whether to yield the error of a job in its place.
     """
-    flight: deque[Job] = deque()
+    flight, patience = deque[Job](), Patience()
     with bar(progress, rows) as advance:
+
+        def take() -> Any:
+            out = _output(flight.popleft(), advance, return_errors=return_errors)
+            patience.progress()
+            return out
+
         for chunk in chunks(rows):
             while len(flight) + len(chunk) > MAP_WINDOW:
-                yield _output(flight.popleft(), advance, return_errors=return_errors)
-            for batch in _patiently(submit, chunk):
-                flight.extend(batch)
-            while flight and flight[0].outcome is not None:
-                yield _output(flight.popleft(), advance, return_errors=return_errors)
+                yield take()
+            part = _Part(begin, chunk)
+            while not part.done:
+                obstacle = part.go(flight, patience)
+                if isinstance(obstacle, StoreUnavailable) and obstacle.retryable and flight:
+                    yield take()
+                elif obstacle is not None:
+                    time.sleep(patience.pause(obstacle))
+                while flight and flight[0].outcome is not None:
+                    yield take()
         while flight:
-            yield _output(flight.popleft(), advance, return_errors=return_errors)
+            yield take()
+
+
+class _Part:
+    """A chunk of rows on its way, in as many tries as it takes."""
+
+    def __init__(self, begin: Callable[[Any], Submission], rows: Any) -> None:
+        self._begin, self._rows = begin, rows
+        self._submission: Submission | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._submission is not None and not self._submission.left
+
+    def go(self, flight: deque[Job], patience: Patience) -> LaneFull | StoreUnavailable | None:
+        """Puts into ``flight`` what gets in; returns what hindered the rest."""
+        try:
+            self._submission = self._submission or self._begin(self._rows)
+            jobs, obstacle = self._submission.go(), None
+        except (LaneFull, StoreUnavailable) as error:
+            jobs, obstacle = list(error.jobs), error
+        flight.extend(jobs)
+        if jobs:
+            patience.progress()
+        return obstacle
 
 
 def chunks(rows: Iterable[Any]) -> Iterator[Any]:
@@ -132,19 +153,6 @@ def chunks(rows: Iterable[Any]) -> Iterator[Any]:
     iterator = iter(rows)
     while chunk := list(islice(iterator, MAP_CHUNK)):
         yield chunk
-
-
-def _patiently(submit: Callable[[Any], list[Job]], chunk: Any) -> Iterator[list[Job]]:
-    """Submits a chunk, waiting for room when the lane is full."""
-    while True:
-        try:
-            yield submit(chunk)
-        except LaneFull as error:
-            yield list(error.jobs)
-            chunk = chunk[error.accepted :]
-            time.sleep(error.retry_after)
-        else:
-            return
 
 
 def _output(job: Job, advance: Callable[[], None], *, return_errors: bool) -> Any:

@@ -63,7 +63,7 @@ def test_ten_thousand_jobs_survive_the_death_of_a_worker(
     workers = [start_worker(site, TEST_PAUSE_MS="20") for _ in range(2)]
     producers = [produce(site, seed) for seed in range(4)]
     wait_until(lambda: seen.look() >= 1000, "a tenth is done")
-    wait_until(lambda: seen.freezes_in_a_batch(workers[0]), "the victim is inside a batch")
+    wait_until(lambda: seen.freezes_in_a_batch(workers[0].pid), "the victim is inside a batch")
     assert seen.look() < 10_000
     workers[0].kill()
     wait_until(lambda: seen.look() == 10_000, "all jobs are terminal", timeout=60)
@@ -92,7 +92,7 @@ def test_worker_frozen_beyond_its_lease_writes_nothing(
     rows = np.arange(8000, dtype=np.float32).reshape(2000, 4) + 100
     with Client(settings=site) as client:
         jobs = client.submit_many("affine", rows)
-        wait_until(lambda: seen.freezes_in_a_batch(zombie), "the zombie is inside a batch")
+        wait_until(lambda: seen.freezes_in_a_batch(zombie.pid), "the zombie is inside a batch")
         outs = [job.result(timeout=60) for job in jobs]
         np.testing.assert_array_equal(np.stack(outs), rows * 2 + 1)
         assert seen.look() == 2000

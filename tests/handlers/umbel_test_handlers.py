@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 #: First values of a row that make trouble.
-UNLUCKY, JUNK, NAN, DEADLY, LOUD = 13.0, 14.0, 15.0, 16.0, 17.0
+UNLUCKY, JUNK, NAN, DEADLY, LOUD, QUITTER, WILD = 13.0, 14.0, 15.0, 16.0, 17.0, 18.0, 19.0
 #: First values from here on are of tests, not made up for the dry run or to warm up.
 REAL = 100.0
 _nap = threading.Event()
@@ -40,6 +41,10 @@ class Affine:
             raise ValueError("unlucky input")
         if DEADLY in first:
             os.kill(os.getpid(), signal.SIGKILL)
+        if QUITTER in first:
+            os._exit(7)
+        if WILD in first:
+            ctypes.string_at(0)
         return [self._one(row) for row in rows]
 
     def _one(self, row: Any) -> Any:
@@ -49,6 +54,18 @@ class Affine:
         if row[0] == NAN:
             out[0] = np.nan
         return np.repeat(out, 1_000_000) if row[0] == LOUD else out
+
+
+class Narrow:
+    """Rows as they are; at most ``TEST_ROOM`` of them fit into memory."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = device
+
+    def forward(self, rows: list[Any]) -> list[Any]:
+        if len(rows) > int(os.environ.get("TEST_ROOM", "1000000")):
+            raise MemoryError(f"no room for {len(rows)} rows")
+        return rows
 
 
 class Shout:

@@ -293,7 +293,7 @@ def test_nothing_stays_behind(
 ) -> None:
     namespace = site.namespace
     permanent = [f"{namespace}:*:lane", f"{namespace}:lanes", f"{namespace}:model*"]
-    permanent += [f"{namespace}:registry*", f"{namespace}:revision*"]
+    permanent += [f"{namespace}:registry*", f"{namespace}:revision*", f"{namespace}:store"]
     with no_key_leaks(namespace, permanent), Client(settings=site) as client:
         serve(site)
         jobs = client.submit_many("affine", rows(100))

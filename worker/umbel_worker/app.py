@@ -60,6 +60,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_pool": settings.pool,
         "worker_pool_start_method": "spawn",
+        # A process that is slow to load torch must not be killed for it: the default is 4 s.
+        "worker_proc_alive_timeout": 60.0,
         "worker_concurrency": settings.concurrency,
         "task_default_queue": settings.queues[0],
         "task_queues": [

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import worker_shutting_down
+from celery.signals import worker_shutdown, worker_shutting_down
 from redis.exceptions import RedisError
 
 from umbel_batching.calls import Calls
@@ -17,8 +17,11 @@ from umbel_batching.flusher import Flusher, sweep
 from umbel_batching.scripts import Runner
 from umbel_config.connect import connect
 from umbel_config.embedded import find_store
+from umbel_config.errors import StoreUnsuitable
 from umbel_config.settings import Settings, load_settings
 from umbel_worker.dispatch import make_flusher
+from umbel_worker.grace import Grace
+from umbel_worker.repair import Repair
 from umbel_worker.shutdown import stopping
 
 log = logging.getLogger("umbel.worker")
@@ -28,6 +31,8 @@ _BEAT_S, _STALE_MS = 2.0, 10_000
 class Presence:
     """Tells flushers every two seconds how many batches this worker can run side by side.
 
+    At the same pace it looks whether Redis has lost its data, and has that repaired.
+
     Args:
         settings: with a ``redis_url``; its queues and concurrency are what is told.
     """
@@ -36,12 +41,18 @@ class Presence:
         self._settings = settings
         self._calls = Calls.of(settings)
         self._runner = Runner(connect(settings, client_name="umbel-presence"))
+        self._repair = Repair(settings, self._runner, self._calls)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="umbel-presence", daemon=True)
 
     def start(self) -> None:
-        """Tells it once, has every lane with work looked at, and goes on in a thread."""
+        """Tells it once, has every lane with work looked at, and goes on in a thread.
+
+        Raises:
+            StoreUnsuitable: Redis holds data that this version of umbel would misread.
+        """
+        self._repair.look()
         self._tell(_STALE_MS)
         try:
             sweep(self._runner, self._calls, now=True)
@@ -59,6 +70,10 @@ class Presence:
     def _run(self) -> None:
         while not self._stop.wait(_BEAT_S):
             self._tell(_STALE_MS)
+            try:
+                self._repair.look()
+            except StoreUnsuitable as error:
+                log.error("%s", error)  # noqa: TRY400  (a typed error, not a bug)
 
     def _tell(self, stale_ms: int) -> None:
         slots = self._settings.concurrency
@@ -68,12 +83,6 @@ class Presence:
                 self._runner.run(call)
         except RedisError as error:
             log.warning("Redis does not answer (%s); presence not told", type(error).__name__)
-
-
-def end_drains(**_: Any) -> None:
-    """Tells the drains of this process to end with the batch they are at."""
-    if not stopping.is_set():  # an event that is being set must not be set by a signal handler
-        stopping.set()
 
 
 class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -87,17 +96,22 @@ class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
+        stopping.share()
+        self._grace: Grace | None = None
         self._presence: Presence | None = None
         self._flusher: Flusher | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, parent: Any) -> None:
         """Called by Celery when the pool is up."""
-        # Sent by the signal handler itself; Celery's own steps may take seconds to notice.
-        worker_shutting_down.connect(end_drains, weak=False)
         settings = find_store(load_settings())
-        self._presence = Presence(settings)
-        self._presence.start()
+        self._grace = Grace(settings)
+        # Sent by the signal handler itself; Celery's own steps may take seconds to notice.
+        worker_shutting_down.connect(self._grace.begin, weak=False)
+        worker_shutdown.connect(self._grace.call_off, weak=False)
+        presence = Presence(settings)
+        presence.start()
+        self._presence = presence
         if settings.flusher:
             self._flusher = make_flusher(settings, parent.app)
             self._thread = threading.Thread(
@@ -107,7 +121,8 @@ class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  (Celery's protocol)
         """Called by Celery at shutdown, while the last batches still run."""
-        end_drains()
+        if self._grace is not None:
+            self._grace.begin()
         if self._flusher is not None:
             self._flusher.stop()
         if self._presence is not None:

@@ -1,9 +1,9 @@
-"""Running one batch: forward, rows back out, and the guilty jobs of a failing batch found."""
+"""Running one batch: forward, rows back out, and what was learned about its size."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,89 +12,71 @@ from numpy.typing import NDArray
 
 from umbel_batching import wire
 from umbel_batching.record import Failure
-from umbel_registry import LoadedModel, Signature
+from umbel_registry import LoadedModel, Manifest, Signature
 from umbel_registry.loading import ArrayModel
 from umbel_worker.gather import Gathered, Payload, gather
-
-log = logging.getLogger("umbel.worker")
-
-#: What becomes of one job: its encoded output, or why it failed.
-Result = bytes | Failure
-_LONGEST_MESSAGE = 2_000
+from umbel_worker.isolate import Isolation, Result, SpoiltBatch
 
 
-def compute(model: LoadedModel, payloads: Sequence[Payload]) -> list[Result]:
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What came of a batch.
+
+    Attributes:
+        results: one per job, in order.
+        ceiling: largest batch found to fit into memory; 0: no news, -1: a full batch fits.
+    """
+
+    results: list[Result]
+    ceiling: int = 0
+
+
+def compute(model: LoadedModel, payloads: Sequence[Payload], ceiling: int = 0) -> Computed:
     """Runs a model on the payloads of a batch.
 
     A job that cannot be read fails alone. If the batch raises, it is run again in halves until
     the jobs at fault fail alone and all others have their outputs: O(k log n) forwards for k
-    guilty jobs among n.
+    guilty jobs among n. So is a batch that does not fit into memory.
 
     Args:
         model: loaded and warm.
         payloads: encoded inputs, at least one.
-
-    Returns:
-        One result per payload, in order.
+        ceiling: largest batch that is known to fit into memory; 0: none known.
     """
+
+    def run(start: int, end: int) -> list[Result]:
+        return _results(model, payloads[start:end])
+
+    search = Isolation(run, f"{model.manifest.name} {model.manifest.version}")
+    results = search.solve(0, len(payloads))
+    return Computed(results, _news(search, len(payloads), ceiling, _most(model)))
+
+
+def _most(model: LoadedModel) -> int:
+    """The size of a full batch."""
+    known = model.manifest
+    policy = known.policy if isinstance(known, Manifest) else known.batching
+    return policy.max_batch_size
+
+
+def _news(search: Isolation, size: int, known: int, most: int) -> int:
+    """What a batch of ``size`` tells of the ceiling that was known, and of batches of ``most``."""
+    if search.too_large and search.fits:
+        return search.fits
+    if known and search.fits == size > known:
+        return -1 if size >= most else size
+    return 0
+
+
+def _results(model: LoadedModel, payloads: Sequence[Payload]) -> list[Result]:
+    """One result per payload. They are read each time: a model may write into its input."""
     gathered = gather(model.signature, payloads)
+    if not gathered.refused:
+        return list(_run(model, gathered))
     results: dict[int, Result] = dict(gathered.refused)
     if gathered.places:
-        run = _runner(model, payloads, gathered)
-        outputs = isolate(run, 0, len(gathered.places))
-        results.update(zip(gathered.places, outputs, strict=True))
+        results.update(zip(gathered.places, _run(model, gathered), strict=True))
     return [results[place] for place in range(len(payloads))]
-
-
-def isolate(run: Callable[[int, int], Sequence[Result]], start: int, end: int) -> list[Result]:
-    """Runs the jobs ``start`` to ``end``, in halves where the whole raises.
-
-    Args:
-        run: computes a range of jobs; may raise whatever the model raises.
-        start: first job.
-        end: one past the last job.
-    """
-    try:
-        return list(run(start, end))
-    except (Exception, SystemExit) as error:
-        if _ends_the_process(error):
-            raise
-        if end - start == 1:
-            log.warning("a job failed in the model: %s", type(error).__name__)
-            return [failure_of(error)]
-        log.info("a batch of %d raised %s; running halves", end - start, type(error).__name__)
-    middle = (start + end) // 2
-    return isolate(run, start, middle) + isolate(run, middle, end)
-
-
-def _ends_the_process(error: BaseException) -> bool:
-    """Whether the pool is ending this process: billiard raises it anywhere, with a code below 0."""
-    return isinstance(error, SystemExit) and isinstance(error.code, int) and error.code < 0
-
-
-def failure_of(error: BaseException) -> Failure:
-    """The outcome of a job whose computation raised ``error``."""
-    try:
-        message = str(error)[:_LONGEST_MESSAGE]
-    except Exception:  # noqa: BLE001  (a model's error class may be broken too)
-        message = "It cannot be shown what it says."
-    return Failure(type(error).__name__, message.encode(errors="replace").decode())
-
-
-def _runner(
-    model: LoadedModel, payloads: Sequence[Payload], gathered: Gathered
-) -> Callable[[int, int], Sequence[Result]]:
-    """What runs a range of the gathered jobs.
-
-    Halves of a batch that raised are read anew: the model may have written into its input.
-    """
-    readable = [payloads[place] for place in gathered.places]
-
-    def run(start: int, end: int) -> Sequence[Result]:
-        whole = end - start == len(readable)
-        return _run(model, gathered if whole else gather(model.signature, readable[start:end]))
-
-    return run
 
 
 def _run(model: LoadedModel, gathered: Gathered) -> Sequence[Result]:
@@ -173,6 +155,9 @@ def _refuse_nan(
         found = np.isnan(column).any(axis=tuple(range(1, column.ndim)))
     else:
         found = np.array([np.isnan(row).any() for row in column])
+    if len(found) > 1 and found.all():
+        # One bad row spoils all others where a model computes statistics of its batch.
+        raise SpoiltBatch(f"All rows of output {name!r} are NaN.")
     for place in np.flatnonzero(found):
         results[place] = Failure(
             "NotANumber", f"The model returned NaN in output {name!r}, which allows none."

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,9 +18,11 @@ from umbel_batching.scripts import Call, Runner
 from umbel_batching.values import Claimed, Settlement
 from umbel_config.errors import ModelError, ModelUnavailable
 from umbel_registry import LoadedModel
-from umbel_worker.compute import Result, compute, failure_of
+from umbel_worker.compute import Computed, compute
+from umbel_worker.isolate import ends_the_process, failure_of
 from umbel_worker.leases import LeaseKeeper
 from umbel_worker.models import ModelCache
+from umbel_worker.shutdown import Flag
 
 log = logging.getLogger("umbel.worker")
 _NOBODY = NO_REPLY.encode()
@@ -49,6 +50,7 @@ class Drainer:
         worker: name of this process, kept as evidence with each batch.
         lease_ms: length of a lease.
         budget_s: longest time of one drain, so that other lanes have their turn.
+        device: the kind of device it runs on, for which a ceiling is remembered.
         stopping: set when the worker shuts down; a drain then ends with its batch.
     """
 
@@ -59,7 +61,8 @@ class Drainer:
     worker: str
     lease_ms: int
     budget_s: float
-    stopping: threading.Event = field(default_factory=threading.Event)
+    device: str = "cpu"
+    stopping: Flag = field(default_factory=threading.Event)
 
     def drain(self, lane: str, token: str) -> Tally:
         """Runs batches of ``lane`` until it is empty, or the budget is spent.
@@ -87,11 +90,20 @@ class Drainer:
                 claimed = self._settle_and_claim(settle, slot, token, claimed, tally)
             else:
                 return tally  # the last claim found nothing, and ended the drain in the same step
-        except BaseException:
-            self.runner.run(self.calls.release(slot, token))
+        except BaseException as error:
+            self._leave(slot, token, error)
             raise
         self.runner.run(self.calls.release(slot, token))
         return tally
+
+    def _leave(self, slot: str, token: str, error: BaseException) -> None:
+        """Ends a drain that cannot go on.
+
+        Only what was interrupted from outside goes back without penalty: an error that comes again
+        and again must use up the attempts of its jobs.
+        """
+        call = self.calls.hand_back if ends_the_process(error) else self.calls.release
+        self.runner.run(call(slot, token))
 
     def _model(self, lane: str) -> LoadedModel | Failure:
         """The model, or why every job of its lane must fail: it will not load on a second try."""
@@ -110,6 +122,7 @@ class Drainer:
             token=token,
             worker=self.worker,
             lease_ms=self.lease_ms,
+            device=self.device,
         )
 
     def _process(
@@ -125,9 +138,11 @@ class Drainer:
             return None
         with self.leases.hold(slot, claimed.batch, token):
             started = time.perf_counter()
-            results = self._results(model, claimed.records)
+            computed = self._computed(model, claimed)
             micros = round((time.perf_counter() - started) * 1e6)
-            outcome = settlement(slot, claimed, results, micros)
+            outcome = settlement(slot, claimed, computed, micros, self.device)
+        if outcome.ceiling:
+            _say_ceiling(outcome, claimed)
         count = len(claimed.uids)
         tally.jobs += count
         tally.batches += 1
@@ -137,10 +152,11 @@ class Drainer:
         )
         return self.calls.settle(slot, claimed.batch, outcome)
 
-    def _results(self, model: LoadedModel | Failure, records: Sequence[bytes]) -> list[Result]:
+    def _computed(self, model: LoadedModel | Failure, claimed: Claimed) -> Computed:
         if isinstance(model, Failure):
-            return [model] * len(records)
-        return compute(model, [memoryview(raw)[body_offset(raw) :] for raw in records])
+            return Computed([model] * len(claimed.uids))
+        payloads = [memoryview(raw)[body_offset(raw) :] for raw in claimed.records]
+        return compute(model, payloads, claimed.ceiling)
 
     def _settle(self, settle: Call[bool] | None, claimed: Claimed, tally: Tally) -> None:
         if settle is not None:
@@ -165,17 +181,30 @@ class Drainer:
             )
 
 
+def _say_ceiling(outcome: Settlement, claimed: Claimed) -> None:
+    if outcome.ceiling < 0:
+        log.info("batch %s: full batches fit into the memory of %s", claimed.batch, outcome.device)
+    elif outcome.ceiling != claimed.ceiling:
+        log.warning(
+            "batch %s: of %d jobs, %d at once fit into the memory of %s; batches are that large "
+            "now, and a larger one is tried now and then",
+            *(claimed.batch, len(claimed.uids), outcome.ceiling, outcome.device),
+        )
+
+
 def settlement(
-    slot: str, claimed: Claimed, results: Sequence[Result], compute_us: int
+    slot: str, claimed: Claimed, computed: Computed, compute_us: int, device: str
 ) -> Settlement:
     """Turns the results of a batch into records, and into one message per waiting client.
 
     Args:
         slot: the lane.
         claimed: the batch.
-        results: one per job, in order.
+        computed: one result per job, in order, and what was learned about its size.
         compute_us: microseconds that computing took.
+        device: the kind of device it ran on.
     """
+    results = computed.results
     states = [State.FAILED if isinstance(out, Failure) else State.SUCCEEDED for out in results]
     bodies = [msgspec.msgpack.encode(out) if isinstance(out, Failure) else out for out in results]
     records = [
@@ -196,4 +225,12 @@ def settlement(
         for client, places in waiting.items()
     }
     succeeded = states.count(State.SUCCEEDED)
-    return Settlement(claimed.uids, records, succeeded, messages, compute_us)
+    return Settlement(
+        uids=claimed.uids,
+        records=records,
+        succeeded=succeeded,
+        messages=messages,
+        compute_us=compute_us,
+        device=device,
+        ceiling=computed.ceiling,
+    )

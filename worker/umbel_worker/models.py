@@ -22,6 +22,7 @@ from umbel_registry import (
     load_model,
 )
 from umbel_registry.loading import ArrayModel, WrongRowCount
+from umbel_worker.memory import empty_cache, let_go, ran_out
 
 log = logging.getLogger("umbel.worker")
 
@@ -37,7 +38,6 @@ class ModelCache:
 
     def __init__(self, catalog: Catalog, store: ArtifactStore, settings: Settings) -> None:
         self._catalog, self._store, self._settings = catalog, store, settings
-        self._device = pick_device(settings.device)
         self._models: dict[str, LoadedModel] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -58,11 +58,8 @@ class ModelCache:
 
     def _load(self, lane: str) -> LoadedModel:
         started = time.monotonic()
-        manifest = self._manifest(lane)
-        folder = self._store.fetch(manifest, self._settings.state_dir / "model-cache")
-        model = load_model(folder, manifest, self._device, self._settings.allowed_modules)
-        warm_up(model, manifest.policy.max_batch_size)
-        log.info("loaded %s on %s in %.1f s", lane, self._device, time.monotonic() - started)
+        model = load_warm(self._manifest(lane), self._store, self._settings)
+        log.info("loaded %s on %s in %.1f s", lane, model.device, time.monotonic() - started)
         return model
 
     def _manifest(self, lane: str) -> Manifest:
@@ -78,11 +75,40 @@ class ModelCache:
             return stored
 
 
+def load_warm(manifest: Manifest, store: ArtifactStore, settings: Settings) -> LoadedModel:
+    """Loads a version where the settings say, and runs it once with made-up rows.
+
+    Args:
+        manifest: the version.
+        store: where its files are.
+        settings: device, allowed modules and the state folder for copies of remote files.
+
+    Raises:
+        ModelError: its files were changed, or it cannot be loaded here.
+        OSError: the artifact root cannot be read just now.
+    """
+    folder = store.fetch(manifest, settings.state_dir / "model-cache")
+    model = load_model(folder, manifest, pick_device(settings.device), settings.allowed_modules)
+    warm_up(model, manifest.policy.max_batch_size)
+    return model
+
+
 def pick_device(wanted: str) -> str:
     """The device to run on: ``auto`` is a GPU where torch finds one, else the CPU."""
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def kind_of(device: str) -> str:
+    """A name for devices with as much memory as this one: ``cpu``, ``cuda:NVIDIA-H100-80GB``.
+
+    Args:
+        device: as ``pick_device`` returns it.
+    """
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return device.partition(":")[0]
+    return "cuda:" + "-".join(torch.cuda.get_device_name(device).split())
 
 
 def warm_up(model: LoadedModel, max_batch_size: int) -> None:
@@ -102,6 +128,9 @@ def warm_up(model: LoadedModel, max_batch_size: int) -> None:
             return
         except Exception as error:  # noqa: BLE001  (made-up rows may not suit a model that serves)
             log.warning("warm-up with %d rows failed: %s", size, type(error).__name__)
+            let_go(error)
+            if ran_out(error):
+                empty_cache()
             return
 
 

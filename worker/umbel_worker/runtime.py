@@ -17,8 +17,8 @@ from umbel_config.settings import Settings, load_settings
 from umbel_registry import ArtifactStore, Catalog
 from umbel_worker.drain import Drainer
 from umbel_worker.leases import LeaseKeeper
-from umbel_worker.models import ModelCache
-from umbel_worker.shutdown import stopping
+from umbel_worker.models import ModelCache, kind_of, pick_device
+from umbel_worker.shutdown import Flag, stopping
 
 _making = threading.Lock()
 
@@ -34,7 +34,7 @@ def _drainer() -> Drainer:
     return make_drainer(find_store(load_settings()), stopping)
 
 
-def make_drainer(settings: Settings, stop: threading.Event) -> Drainer:
+def make_drainer(settings: Settings, stop: Flag) -> Drainer:
     """A drainer with everything it needs.
 
     Args:
@@ -55,6 +55,7 @@ def make_drainer(settings: Settings, stop: threading.Event) -> Drainer:
         worker=f"{socket.gethostname()}:{os.getpid()}",
         lease_ms=settings.lease_ms,
         budget_s=settings.drain_budget_ms / 1000,
+        device=kind_of(pick_device(settings.device)),
         stopping=stop,
     )
 

@@ -17,7 +17,12 @@ log = logging.getLogger("umbel.worker")
 
 
 @shared_task(  # type: ignore[untyped-decorator]
-    name=INFER, bind=True, acks_late=True, reject_on_worker_lost=True, ignore_result=True
+    name=INFER,
+    bind=True,
+    acks_late=True,
+    reject_on_worker_lost=True,
+    ignore_result=True,
+    Request="umbel_worker.deaths:DrainRequest",
 )
 def infer(self: Task, lane: str) -> dict[str, Any]:
     """Drains a lane.

@@ -3,10 +3,14 @@
 -- there, and a function that uses it may be called by those scripts only that name it.
 -- Scripts never trust a client's clock: every time is the server's, in milliseconds.
 
+local sub, byte = string.sub, string.byte
 local CHUNK = 1000 -- unpack() puts its values on Lua's stack, which is bounded
-local LONGEST_HISTORY = 16000
+local LONGEST_HISTORY, LONGEST_TEXT = 16000, 1000
 local TOMBSTONE = 37 -- the rest of the uid, the letter of the state, the end in ms
-local BUCKET = 9 -- digits of a uid that name its bucket of tombstones: four seconds of UUIDv7
+-- The version of a job's uid: 8 for one with an idempotency key.
+local VERSION_AT, KEYED = 13, byte('8')
+-- Digits of a uid that name its bucket of tombstones, four seconds of UUIDv7, and the others.
+local BUCKET, REST = 9, 23
 -- A job whose deadline is this near does not wait for neighbours any longer.
 local DEADLINE_MARGIN = 250
 
@@ -102,8 +106,8 @@ end
 
 -- Lengths of the two parts that stand between head and body.
 local function lengths(head)
-  return tonumber(string.sub(head, META_FROM, META_TO)),
-    tonumber(string.sub(head, HISTORY_FROM, HISTORY_TO))
+  return tonumber(sub(head, META_FROM, META_TO)),
+    tonumber(sub(head, HISTORY_FROM, HISTORY_TO))
 end
 
 -- Meta and history of the job whose head is given; they stand right behind the head.
@@ -115,26 +119,35 @@ end
 
 -- The record of a live job made terminal without an outcome of the model.
 local function terminal(head, annex, letter, now, body)
-  return letter .. string.sub(head, ATTEMPTS_FROM, DEADLINE_TO) .. ms13(now)
-    .. string.sub(head, PRIORITY_FROM) .. annex .. body
+  return letter .. sub(head, ATTEMPTS_FROM, DEADLINE_TO) .. ms13(now)
+    .. sub(head, PRIORITY_FROM) .. annex .. body
+end
+
+-- A text of others as part of a line of history.
+local function plain(text)
+  return (string.gsub(sub(text, 1, LONGEST_TEXT), '[|%c]', ' '))
 end
 
 -- A record with one more event in its history: "what|ms|batch|worker|cause".
 local function with_event(record, what, now, batch_id, worker, cause)
   local meta, length = lengths(record)
   local from = HEAD + meta
-  local line = table.concat({what, ms13(now), batch_id, (string.gsub(worker, '[|\n]', ' ')),
-    (string.gsub(cause, '[|\n]', ' '))}, '|') .. '\n'
-  local history = string.sub(record, from + 1, from + length) .. line
+  local line = table.concat({what, ms13(now), batch_id, plain(worker), plain(cause)}, '|') .. '\n'
+  local history = sub(record, from + 1, from + length) .. line
   while #history > LONGEST_HISTORY do history = string.gsub(history, '^[^\n]*\n', '', 1) end
-  return string.sub(record, 1, HISTORY_FROM - 1) .. string.format('%05d', #history)
-    .. string.sub(record, HISTORY_TO + 1, from) .. history .. string.sub(record, from + length + 1)
+  return sub(record, 1, HISTORY_FROM - 1) .. string.format('%05d', #history)
+    .. sub(record, HISTORY_TO + 1, from) .. history .. sub(record, from + length + 1)
+end
+
+-- Whether a record is that of a job that the running batch `id` still holds.
+local function held(record, id)
+  return sub(record, 1, 1) == 'r' and sub(record, BATCH_FROM, BATCH_TO) == id
 end
 
 -- Tells the client that waits for a job to read its record; `channels` is the prefix of channels.
 local function notify(channels, head, slot, uid)
-  local reply = string.sub(head, REPLY_FROM, REPLY_TO)
-  if string.sub(reply, 1, 1) ~= ' ' then
+  local reply = sub(head, REPLY_FROM, REPLY_TO)
+  if sub(reply, 1, 1) ~= ' ' then
     redis.call('PUBLISH', channels .. reply, '?' .. slot .. uid)
   end
 end
@@ -150,21 +163,43 @@ end
 -- existed for some time after their records are gone. An idempotency key is held for as long.
 local function bury(ended, now, ttl)
   local buckets, order, at = {}, {}, ms13(now)
-  for _, entry in ipairs(ended) do
-    local bucket = string.sub(entry, 1, BUCKET)
-    if not buckets[bucket] then
-      buckets[bucket] = {}
-      order[#order + 1] = bucket
+  local bucket, list
+  for place = 1, #ended do
+    local entry = ended[place]
+    local its = sub(entry, 1, BUCKET)
+    if its ~= bucket then
+      bucket, list = its, buckets[its]
+      if not list then
+        list = {}
+        buckets[its] = list
+        order[#order + 1] = its
+      end
     end
-    table.insert(buckets[bucket], string.sub(entry, BUCKET + 1) .. at)
-    if string.sub(entry, 13, 13) == '8' then
-      redis.call('EXPIRE', once .. string.sub(entry, 1, 32), ttl)
-    end
+    list[#list + 1] = sub(entry, BUCKET + 1)
+    if byte(entry, VERSION_AT) == KEYED then redis.call('EXPIRE', once .. sub(entry, 1, 32), ttl) end
   end
   for _, bucket in ipairs(order) do
-    redis.call('APPEND', tomb .. bucket, table.concat(buckets[bucket]))
+    redis.call('APPEND', tomb .. bucket, table.concat(buckets[bucket], at) .. at)
     if redis.call('TTL', tomb .. bucket) < ttl then redis.call('EXPIRE', tomb .. bucket, ttl) end
   end
+end
+
+-- Cancels a live job, wherever it is.
+local function cancel_live(slot, uid, head, keep, channels)
+  local now = now_ms()
+  if sub(head, 1, 1) == 'q' then
+    redis.call('ZREM', waiting, uid)
+    redis.call('ZREM', deadlines, uid)
+    redis.call('HINCRBY', lane, 'bytes', -redis.call('STRLEN', job .. uid))
+  else
+    begin(waiting)
+    local id = sub(head, BATCH_FROM, BATCH_TO)
+    local gone = redis.call('HGET', batch .. id, 'gone') or ''
+    redis.call('HSET', batch .. id, 'gone', gone .. ' ' .. uid)
+  end
+  finish(uid, head, 'c', now, '', keep.result, channels, slot)
+  bury({uid .. 'c'}, now, keep.result + keep.tomb)
+  redis.call('HINCRBY', lane, 'cancelled', 1)
 end
 
 -- The uids in a text, as a list.
@@ -193,15 +228,17 @@ end
 -- counter: field of the lane that counts the bytes.
 local function shelve(shelf, prefix, counter, name, bytes, now, most, most_bytes, ttl)
   if redis.call('EXISTS', shelf) == 0 then redis.call('HSET', lane, counter, 0) end
-  redis.call('ZADD', shelf, now, name .. '|' .. bytes)
-  local total = redis.call('HINCRBY', lane, counter, bytes)
+  local member = name .. '|' .. bytes
+  local more = redis.call('ZADD', shelf, now, member) == 1 and bytes or 0
+  local total = redis.call('HINCRBY', lane, counter, more)
   while true do
     local first = redis.call('ZRANGE', shelf, 0, 0, 'WITHSCORES')
     local full = redis.call('ZCARD', shelf) > most or total > most_bytes
     if not first[1] or not full and tonumber(first[2]) > now - ttl * 1000 then break end
     local old, size = string.match(first[1], '^(.*)|(%d+)$')
     redis.call('ZREM', shelf, first[1])
-    redis.call('DEL', prefix .. old)
+    -- An older entry of the same name may be left: the thing itself is the new one by now.
+    if old ~= name or first[1] == member then redis.call('DEL', prefix .. old) end
     total = redis.call('HINCRBY', lane, counter, -tonumber(size))
   end
   redis.call('EXPIRE', shelf, ttl)
@@ -235,6 +272,19 @@ local function record_batch(id, uids, records, needed, now, keep)
     keep.failed)
 end
 
+-- Removes the input of a job from a recorded batch.
+local function unrecord(id, uid)
+  if redis.call('HDEL', recording .. id, uid) == 0 then return end
+  if redis.call('EXISTS', recording .. id) == 1 then return end
+  for _, member in ipairs(redis.call('ZRANGE', recordings, 0, -1)) do
+    local name, size = string.match(member, '^(.*)|(%d+)$')
+    if name == id then
+      redis.call('ZREM', recordings, member)
+      redis.call('HINCRBY', lane, 'recorded_bytes', -tonumber(size))
+    end
+  end
+end
+
 -- Makes dead letters of jobs that failed; the oldest give way and stay as long as any result.
 local function lay_out(uids, now, keep)
   if #uids == 0 or keep.max_dead == 0 then return end
@@ -255,6 +305,12 @@ local function lay_out(uids, now, keep)
   redis.call('EXPIRE', dead, keep.failed)
 end
 
+-- A running job on its way back into the lane as if it had not been claimed.
+local function untried(uid, head)
+  local attempts = tonumber(sub(head, ATTEMPTS_FROM, ATTEMPTS_TO))
+  return {uid = uid, head = head, start = 'q' .. string.format('%02d', math.max(0, attempts - 1))}
+end
+
 -- Puts live jobs back into their lane; each is {uid, its new record or nil for the start of one}.
 local function requeue(slot, back, now)
   local members, timed, bytes = {}, {}, 0
@@ -267,9 +323,9 @@ local function requeue(slot, back, now)
       redis.call('SETRANGE', key, 0, entry.start)
       bytes = bytes + redis.call('STRLEN', key)
     end
-    local created = tonumber(string.sub(entry.head, CREATED_FROM, CREATED_TO))
-    local deadline = string.sub(entry.head, DEADLINE_FROM, DEADLINE_TO)
-    members[#members + 1] = score_text(string.sub(entry.head, PRIORITY_FROM, PRIORITY_TO), created)
+    local created = tonumber(sub(entry.head, CREATED_FROM, CREATED_TO))
+    local deadline = sub(entry.head, DEADLINE_FROM, DEADLINE_TO)
+    members[#members + 1] = score_text(sub(entry.head, PRIORITY_FROM, PRIORITY_TO), created)
     members[#members + 1] = entry.uid
     if tonumber(deadline) > 0 then
       timed[#timed + 1] = deadline

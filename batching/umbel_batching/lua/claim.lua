@@ -9,6 +9,7 @@ local slot, id, token, worker, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonum
 local keep, channels = retention(ARGV[7]), ARGV[8]
 local AGE_TURN = 4 -- of this many batches one takes the oldest jobs, whatever their class
 local PROBE_MS = 60000 -- how often a batch above the remembered ceiling is tried
+local MOST_JOINED = 1000 -- jobs that share the fate of one running batch; it settles them all
 local now = now_ms()
 
 local before = redis.call('HMGET', batch .. id, 'uids', 'reason', 'oldest', 'started', 'twins')
@@ -19,7 +20,7 @@ if before[1] then
   local taken, twins = uids_in(before[1]), twins_in(before[5])
   local uids, records = {}, {}
   for at, record in ipairs(read(taken)) do
-    if record and string.sub(record, 1, 1) == 'r' and not twins[taken[at]] then
+    if record and held(record, id) and not twins[taken[at]] then
       uids[#uids + 1] = taken[at]
       records[#records + 1] = record
     end
@@ -51,51 +52,48 @@ end
 local function candidates()
   local mixed, first = line_of(waiting)
   if not mixed or redis.call('HINCRBY', lane, 'turn', 1) % AGE_TURN ~= 0 then
-    return redis.call('ZRANGE', waiting, 0, size - 1), first - band_of(first), not mixed
+    return redis.call('ZRANGE', waiting, 0, size - 1), not mixed
   end
-  local found = {}
+  local lines, uids = {}, {}
   for place, range in ipairs(RANGES) do
-    local part = redis.call('ZRANGEBYSCORE', waiting, range[1], range[2], 'WITHSCORES', 'LIMIT', 0,
-      size)
-    for at = 1, #part, 2 do
-      local score = tonumber(part[at + 1])
-      found[#found + 1] = {part[at], score - band_of(score), place}
-    end
+    lines[place] = {at = 1, found = redis.call('ZRANGEBYSCORE', waiting, range[1], range[2],
+      'WITHSCORES', 'LIMIT', 0, size)}
   end
-  table.sort(found, function(a, b)
-    if a[2] ~= b[2] then return a[2] < b[2] end
-    if a[3] ~= b[3] then return a[3] < b[3] end
-    return a[1] < b[1]
-  end)
-  local uids = {}
-  for at = 1, math.min(size, #found) do uids[at] = found[at][1] end
-  return uids, found[1][2], false
+  for at = 1, math.min(size, depth) do
+    local best, earliest
+    for _, line in ipairs(lines) do
+      local score = line.found[line.at + 1] and tonumber(line.found[line.at + 1])
+      local arrival = score and score - band_of(score)
+      if arrival and (not best or arrival < earliest) then best, earliest = line, arrival end
+    end
+    uids[at] = best.found[best.at]
+    best.at = best.at + 2
+  end
+  return uids, false
 end
-local looked, oldest, in_line = candidates()
-if not in_line then oldest = oldest_arrival(waiting) end
-local near = score_of_first(deadlines)
-local reason = depth >= size and 'size' or now - oldest >= wait and 'timeout'
-  or near and near <= now + DEADLINE_MARGIN and 'deadline' or 'drain'
+local looked, in_line = candidates()
 
-local uids, records, all, twins, digests, passed, timed, ended = {}, {}, {}, {}, {}, {}, {}, {}
-local bytes, shared, group = 0, 0, nil
+local uids, records, all, twins, digests, timed, ended = {}, {}, {}, {}, {}, {}, {}
+local bytes, shared, group, count = 0, 0, nil, 0
+local none, starts, joined, oldest, urgent = ms13(0), {}, {}, nil, false
 
 -- Joins a job to an identical one that is running or remembered; false when it must run itself.
-local function shares_fate(uid, record, head, start)
+local function shares_fate(uid, record, start)
+  local head = sub(record, 1, HEAD)
   local meta, history = lengths(head)
-  local digest = redis.sha1hex(string.sub(record, HEAD + meta + history + 1))
+  local digest = redis.sha1hex(sub(record, HEAD + meta + history + 1))
   local found = redis.call('GET', same .. digest)
-  if found and string.sub(found, 1, 1) == 'o' then
-    redis.call('SET', job .. uid, 's' .. string.sub(head, ATTEMPTS_FROM, CAP_TO)
-      .. string.sub(found, 2, 33) .. string.sub(head, CREATED_FROM, DEADLINE_TO) .. ms13(now)
-      .. string.sub(record, PRIORITY_FROM, HEAD + meta + history) .. string.sub(found, 34), 'EX',
+  if found and sub(found, 1, 1) == 'o' then
+    redis.call('SET', job .. uid, 's' .. sub(head, ATTEMPTS_FROM, CAP_TO)
+      .. sub(found, 2, 33) .. sub(head, CREATED_FROM, DEADLINE_TO) .. ms13(now)
+      .. sub(record, PRIORITY_FROM, HEAD + meta + history) .. sub(found, 34), 'EX',
       keep.result)
     notify(channels, head, slot, uid)
     ended[#ended + 1] = uid .. 's'
     shared = shared + 1
     return true
   end
-  local holder, leader = string.sub(found or '', 2, 33), string.sub(found or '', 34)
+  local holder, leader = sub(found or '', 2, 33), sub(found or '', 34)
   if found and holder == id then
     redis.call('SETRANGE', job .. uid, 0, start)
     all[#all + 1] = uid
@@ -103,55 +101,76 @@ local function shares_fate(uid, record, head, start)
     return true
   end
   if found and redis.call('ZSCORE', leases, holder) then
-    redis.call('SETRANGE', job .. uid, 0, string.sub(start, 1, BATCH_FROM - 1) .. holder)
-    local theirs = redis.call('HMGET', batch .. holder, 'uids', 'twins')
-    redis.call('HSET', batch .. holder, 'uids', theirs[1] .. ' ' .. uid,
-      'twins', (theirs[2] or '') .. ' ' .. uid .. ':' .. leader)
-    return true
+    local theirs = joined[holder]
+    if not theirs then
+      local before = tonumber(redis.call('HGET', batch .. holder, 'joined') or 0)
+      theirs = {room = MOST_JOINED - before, uids = {}, twins = {}}
+      joined[holder] = theirs
+    end
+    if #theirs.uids < theirs.room then
+      redis.call('SETRANGE', job .. uid, 0, sub(start, 1, BATCH_FROM - 1) .. holder)
+      table.insert(theirs.uids, uid)
+      table.insert(theirs.twins, uid .. ':' .. leader)
+      return true
+    end
   end
   redis.call('SET', same .. digest, 'b' .. id .. uid, 'EX', 86400)
   digests[#digests + 1] = uid .. ':' .. digest
   return false
 end
 
-for at, record in ipairs(read(looked)) do
-  local uid = looked[at]
-  if not record then
-    passed[#passed + 1] = uid
-  else
-    local head = string.sub(record, 1, HEAD)
-    local deadline = tonumber(string.sub(head, DEADLINE_FROM, DEADLINE_TO))
-    local cap = string.sub(head, CAP_FROM, CAP_TO)
-    if deadline > 0 and deadline <= now then
-      finish(uid, head, 'e', now, '', keep.result, channels, slot)
+-- The head that a job taken now begins with: the same for all of a cap and number of attempts.
+local function start_of(record)
+  local tried = sub(record, ATTEMPTS_FROM, CAP_TO)
+  local start = starts[tried]
+  if not start then
+    local attempts = tonumber(sub(record, ATTEMPTS_FROM, ATTEMPTS_TO)) + 1
+    start = 'r' .. string.format('%02d', math.min(99, attempts))
+      .. sub(record, CAP_FROM, CAP_TO) .. id
+    starts[tried] = start
+  end
+  return start
+end
+
+local found = read(looked)
+for at = 1, #found do
+  local uid, record = looked[at], found[at]
+  if record then
+    local deadline = sub(record, DEADLINE_FROM, DEADLINE_TO)
+    if deadline ~= none and tonumber(deadline) <= now then
+      finish(uid, sub(record, 1, HEAD), 'e', now, '', keep.result, channels, slot)
       ended[#ended + 1] = uid .. 'e'
     else
+      local cap = sub(record, CAP_FROM, CAP_TO)
       -- Jobs that were lost with a worker share a batch only with `cap` others of their kind.
       if group and cap ~= group or #uids >= limit then break end
       if not group then
         group = cap
         if tonumber(cap) > 0 then limit = math.min(limit, tonumber(cap)) end
       end
-      local attempts = string.format('%02d',
-        math.min(99, tonumber(string.sub(head, ATTEMPTS_FROM, ATTEMPTS_TO)) + 1))
-      local start = 'r' .. attempts .. cap .. id
-      if not (shares and tonumber(cap) == 0 and shares_fate(uid, record, head, start)) then
+      local start = start_of(record)
+      if not (shares and tonumber(cap) == 0 and shares_fate(uid, record, start)) then
         redis.call('SETRANGE', job .. uid, 0, start)
         uids[#uids + 1] = uid
         all[#all + 1] = uid
-        records[#records + 1] = start .. string.sub(record, #start + 1)
+        records[#records + 1] = start .. sub(record, #start + 1)
+        if not oldest or not in_line then
+          local arrival = sub(record, CREATED_FROM, CREATED_TO)
+          if not oldest or arrival < oldest then oldest = arrival end
+        end
+        urgent = urgent or deadline ~= none and tonumber(deadline) <= now + DEADLINE_MARGIN
       end
     end
-    if deadline > 0 then timed[#timed + 1] = uid end
-    passed[#passed + 1] = uid
+    if deadline ~= none then timed[#timed + 1] = uid end
     bytes = bytes + #record
   end
+  count = at
 end
 
 if in_line then
-  redis.call('ZREMRANGEBYRANK', waiting, 0, #passed - 1)
-elseif #passed > 0 then
-  in_chunks('ZREM', waiting, passed)
+  redis.call('ZREMRANGEBYRANK', waiting, 0, count - 1)
+else
+  for at = 1, count do redis.call('ZREM', waiting, looked[at]) end
 end
 if #timed > 0 then in_chunks('ZREM', deadlines, timed) end
 if bytes > 0 then redis.call('HINCRBY', lane, 'bytes', -bytes) end
@@ -162,16 +181,27 @@ if #ended > 0 then
   if shared > 0 then redis.call('HINCRBY', lane, 'shared', shared) end
 end
 
-local left = depth - #passed
+for holder, theirs in pairs(joined) do
+  if #theirs.uids > 0 then
+    local before = redis.call('HMGET', batch .. holder, 'uids', 'twins')
+    redis.call('HSET', batch .. holder, 'uids', before[1] .. ' ' .. table.concat(theirs.uids, ' '),
+      'twins', (before[2] or '') .. ' ' .. table.concat(theirs.twins, ' '))
+    redis.call('HINCRBY', batch .. holder, 'joined', #theirs.uids)
+  end
+end
+
+local left = depth - count
 if #uids == 0 then
   if left == 0 then end_drain(slot, token) end
   return {'', '0', ms13(now), left, {}, {}, 0}
 end
+local reason = depth >= size and 'size' or now - tonumber(oldest) >= wait and 'timeout'
+  or urgent and 'deadline' or 'drain'
 redis.call('HSET', batch .. id, 'uids', table.concat(all, ' '), 'size', #all, 'worker', worker,
-  'token', token, 'reason', reason, 'oldest', ms13(oldest), 'started', ms13(now))
+  'token', token, 'reason', reason, 'oldest', oldest, 'started', ms13(now))
 if #twins > 0 then redis.call('HSET', batch .. id, 'twins', table.concat(twins, ' ')) end
 if #digests > 0 then redis.call('HSET', batch .. id, 'digests', table.concat(digests, ' ')) end
 redis.call('ZADD', leases, now + lease, id)
 redis.call('ZADD', drains, now + lease, token)
 redis.call('ZADD', wake, 'LT', now + lease, slot)
-return {reason, ms13(oldest), ms13(now), left, uids, records, ceiling}
+return {reason, oldest, ms13(now), left, uids, records, ceiling}

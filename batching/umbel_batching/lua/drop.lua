@@ -1,10 +1,10 @@
 -- Removes a dead letter; its record stays as long as any other result.
--- KEYS: dead, job, recording
+-- KEYS: lane, dead, job, recordings, recording
 -- ARGV: uid, TTL of the record in s
 -- Returns 1 when it was one.
 local uid = ARGV[1]
 if redis.call('ZREM', dead, uid) == 0 then return 0 end
 local id = redis.call('GETRANGE', job .. uid, BATCH_FROM - 1, BATCH_TO - 1)
-if id ~= '' then redis.call('HDEL', recording .. id, uid) end
+if id ~= '' then unrecord(id, uid) end
 redis.call('EXPIRE', job .. uid, ARGV[2])
 return 1

@@ -4,17 +4,18 @@
 -- Returns per job letter of the state and end in ms, '' for a job that never existed here.
 local found, buckets = {}, {}
 for at, uid in ipairs(ARGV) do
-  local bucket = string.sub(uid, 1, BUCKET)
-  if not buckets[bucket] then buckets[bucket] = redis.call('GET', tomb .. bucket) or '' end
+  local bucket, rest = sub(uid, 1, BUCKET), sub(uid, BUCKET + 1)
   found[at] = ''
-  local text, rest, from = buckets[bucket], string.sub(uid, BUCKET + 1), 1
-  while true do
-    local start = string.find(text, rest, from, true)
-    if not start then break end
-    if (start - 1) % TOMBSTONE == 0 then
-      found[at] = string.sub(text, start + #rest, start + TOMBSTONE - 1)
-    end
-    from = start + 1
+  buckets[bucket] = buckets[bucket] or {}
+  buckets[bucket][rest] = buckets[bucket][rest] or {}
+  table.insert(buckets[bucket][rest], at)
+end
+-- A bucket is read once for all that is asked of it; the last tombstone of a job is the true one.
+for bucket, asked in pairs(buckets) do
+  local text = redis.call('GET', tomb .. bucket) or ''
+  for from = 1, #text, TOMBSTONE do
+    local places = asked[sub(text, from, from + REST - 1)]
+    for _, at in ipairs(places or {}) do found[at] = sub(text, from + REST, from + TOMBSTONE - 1) end
   end
 end
 return found

@@ -1,21 +1,17 @@
--- Deletes all that is kept of a terminal job, but for the tombstone.
--- KEYS: lane, job, dead, recordings, recording, once
--- ARGV: uid
--- Returns the letter of its state, '' when unknown; a live job is left as it is.
-local uid = ARGV[1]
+-- Deletes all that is kept of a job, but for the tombstone; cancels it first if it lives.
+-- KEYS: lane, waiting, deadlines, job, batch, dead, recordings, recording, tomb, once
+-- ARGV: slot, uid, retention, prefix of reply channels
+-- Returns the letter of the state it had before, '' when unknown.
+local slot, uid, keep = ARGV[1], ARGV[2], retention(ARGV[3])
 local head = redis.call('GETRANGE', job .. uid, 0, HEAD - 1)
-local letter = string.sub(head, 1, 1)
-if head == '' or letter == 'q' or letter == 'r' then return letter end
+if head == '' then return '' end
+local letter = sub(head, 1, 1)
+local annex = annex_of(job .. uid, head)
+if letter == 'q' or letter == 'r' then cancel_live(slot, uid, head, keep, ARGV[4]) end
 redis.call('DEL', job .. uid, once .. uid)
 redis.call('ZREM', dead, uid)
-local id = string.sub(head, BATCH_FROM, BATCH_TO)
-if redis.call('HDEL', recording .. id, uid) == 1 and redis.call('EXISTS', recording .. id) == 0 then
-  for _, member in ipairs(redis.call('ZRANGE', recordings, 0, -1)) do
-    local name, size = string.match(member, '^(.*)|(%d+)$')
-    if name == id then
-      redis.call('ZREM', recordings, member)
-      redis.call('HINCRBY', lane, 'recorded_bytes', -tonumber(size))
-    end
-  end
-end
+unrecord(sub(head, BATCH_FROM, BATCH_TO), uid)
+-- Batches that it was lost with were recorded too; its history names them.
+local meta = lengths(head)
+for id in string.gmatch(sub(annex, meta + 1), '[^|\n]*|%d+|(%x+)|[^\n]*\n') do unrecord(id, uid) end
 return letter

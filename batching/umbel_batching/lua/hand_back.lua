@@ -13,11 +13,7 @@ for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
     redis.call('ZREM', leases, id)
     for _, uid in ipairs(uids_in(known[2])) do
       local head = redis.call('GETRANGE', job .. uid, 0, HEAD - 1)
-      if string.sub(head, 1, 1) == 'r' and string.sub(head, BATCH_FROM, BATCH_TO) == id then
-        local attempts = tonumber(string.sub(head, ATTEMPTS_FROM, ATTEMPTS_TO))
-        back[#back + 1] = {uid = uid, head = head,
-          start = 'q' .. string.format('%02d', math.max(0, attempts - 1))}
-      end
+      if held(head, id) then back[#back + 1] = untried(uid, head) end
     end
     redis.call('HSET', batch .. id, 'handed_back', ms13(now))
     redis.call('EXPIRE', batch .. id, ARGV[3])

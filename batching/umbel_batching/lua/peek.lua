@@ -9,7 +9,7 @@ for at, key in ipairs(KEYS) do
     found[at] = redis.call('GETRANGE', key, 0, 0)
   else
     local head = redis.call('GETRANGE', key, 0, HEAD - 1)
-    local letter = string.sub(head, 1, 1)
+    local letter = sub(head, 1, 1)
     if head ~= '' and ARGV[1] == 'outcome' and letter ~= 'q' and letter ~= 'r' then
       found[at] = redis.call('GET', key)
     elseif head ~= '' then

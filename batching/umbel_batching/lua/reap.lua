@@ -10,12 +10,12 @@ local lost = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[2
 local back, dying, ended = {}, {}, {}
 
 local function take_back(uid, record, id, about)
-  local attempts = tonumber(string.sub(record, ATTEMPTS_FROM, ATTEMPTS_TO))
+  local attempts = tonumber(sub(record, ATTEMPTS_FROM, ATTEMPTS_TO))
   record = with_event(record, 'lost', now, id, about.worker, about.cause)
-  local head = string.sub(record, 1, HEAD)
+  local head = sub(record, 1, HEAD)
   if attempts >= max_attempts then
     local meta, history = lengths(head)
-    local annex = string.sub(record, HEAD + 1, HEAD + meta + history)
+    local annex = sub(record, HEAD + 1, HEAD + meta + history)
     redis.call('SET', job .. uid, terminal(head, annex, 'f', now, outcome), 'EX', keep.failed)
     notify(channels, head, slot, uid)
     dying[#dying + 1] = uid
@@ -25,8 +25,8 @@ local function take_back(uid, record, id, about)
   -- First in halves, the last attempt alone, so that a job that kills its worker ends by itself.
   local cap = attempts + 1 >= max_attempts and 1 or math.max(1, math.ceil(about.size / 2))
   back[#back + 1] = {uid = uid, head = head, record = 'q'
-    .. string.sub(head, ATTEMPTS_FROM, ATTEMPTS_TO) .. string.format('%05d', cap)
-    .. string.sub(record, BATCH_FROM)}
+    .. sub(head, ATTEMPTS_FROM, ATTEMPTS_TO) .. string.format('%05d', cap)
+    .. sub(record, BATCH_FROM)}
 end
 
 for _, id in ipairs(lost) do
@@ -38,11 +38,10 @@ for _, id in ipairs(lost) do
     local uids, records, theirs, needed = uids_in(known[1]), {}, {}, {}
     for at, record in ipairs(read(uids)) do
       -- A job that is not this batch's any more (settled, cancelled, expired) stays where it is.
-      if record and string.sub(record, 1, 1) == 'r'
-        and string.sub(record, BATCH_FROM, BATCH_TO) == id then
+      if record and held(record, id) then
         theirs[#theirs + 1] = uids[at]
         records[#records + 1] = record
-        if tonumber(string.sub(record, ATTEMPTS_FROM, ATTEMPTS_TO)) >= max_attempts then
+        if tonumber(sub(record, ATTEMPTS_FROM, ATTEMPTS_TO)) >= max_attempts then
           needed[uids[at]] = true
         end
       end

@@ -5,8 +5,8 @@
 local slot, uid = ARGV[1], ARGV[2]
 local record = redis.call('GET', job .. uid)
 if not record then return 'unknown' end
-if string.sub(record, 1, 1) ~= 'f' or not redis.call('ZSCORE', dead, uid) then return 'not dead' end
-local input = redis.call('HGET', recording .. string.sub(record, BATCH_FROM, BATCH_TO), uid)
+if sub(record, 1, 1) ~= 'f' or not redis.call('ZSCORE', dead, uid) then return 'not dead' end
+local input = redis.call('HGET', recording .. sub(record, BATCH_FROM, BATCH_TO), uid)
 if not input then return 'not recorded' end
 local room = redis.call('HMGET', lane, 'max_queue', 'max_queue_bytes', 'bytes')
 if redis.call('ZCARD', waiting) >= tonumber(room[1])
@@ -18,12 +18,12 @@ redis.call('ZREM', dead, uid)
 -- The history is the terminal record's: it knows how the last attempt ended.
 local meta, history = lengths(record)
 local input_meta, input_history = lengths(input)
-record = string.sub(record, 1, HEAD + meta + history)
-  .. string.sub(input, HEAD + input_meta + input_history + 1)
-record = with_event(record, 'replayed', now, string.sub(record, BATCH_FROM, BATCH_TO), '', '')
-record = 'q00' .. '00001' .. string.sub(record, BATCH_FROM, CREATED_TO) .. ms13(0) .. ms13(0)
-  .. string.sub(record, PRIORITY_FROM)
-requeue(slot, {{uid = uid, head = string.sub(record, 1, HEAD), record = record}}, now)
+record = sub(record, 1, HEAD + meta + history)
+  .. sub(input, HEAD + input_meta + input_history + 1)
+record = with_event(record, 'replayed', now, sub(record, BATCH_FROM, BATCH_TO), '', '')
+record = 'q00' .. '00001' .. sub(record, BATCH_FROM, CREATED_TO) .. ms13(0) .. ms13(0)
+  .. sub(record, PRIORITY_FROM)
+requeue(slot, {{uid = uid, head = sub(record, 1, HEAD), record = record}}, now)
 redis.call('PERSIST', once .. uid)
 redis.call('HINCRBY', lane, 'failed', -1)
 redis.call('HINCRBY', lane, 'replayed', 1)

@@ -1,5 +1,5 @@
 -- Writes the outcomes of a batch, all in one step, if its lease still holds: the lease is the fence.
--- KEYS: lane, leases, batch, job, dead, recordings, recording, cached, same, tomb, once
+-- KEYS: lane, leases, batch, job, dead, recordings, recording, cached, same, tomb, once, waiting, deadlines, wake, signal
 -- ARGV: batch id, retention, prefix of reply channels, slot, compute time in us, jobs succeeded,
 --       jobs failed, number of jobs, device, ceiling (0: no news, -1: none any more), then per job:
 --       uid, terminal record; then per waiting client: channel, message
@@ -17,18 +17,29 @@ local gone, some_gone = set_of(about[1])
 local last = FIRST + 2 * count - 1
 local succeeded, failed = tonumber(ARGV[6]), tonumber(ARGV[7])
 
+local twins, some_twins = twins_in(about[2])
+
 -- The inputs of a batch with a failure are kept, before the outcomes take their place.
-if failed > 0 then
-  local uids, failing = uids_in(about[4]), {}
+local function keep_inputs()
+  local uids, bad, needed = uids_in(about[4]), {}, {}
   for at = FIRST, last, 2 do
-    if string.sub(ARGV[at + 1], 1, 1) == 'f' then failing[ARGV[at]] = true end
+    local uid = ARGV[at]
+    bad[uid] = sub(ARGV[at + 1], 1, 1) == 'f'
+    if bad[uid] and not gone[uid] then needed[uid] = true end
   end
-  record_batch(id, uids, read(uids), failing, now, keep)
+  for twin, leader in pairs(twins) do
+    if bad[leader] then needed[twin] = true end
+  end
+  if not next(needed) then return end
+  local records = read(uids)
+  for at, record in ipairs(records) do records[at] = record and held(record, id) and record end
+  record_batch(id, uids, records, needed, now, keep)
 end
+if failed > 0 then keep_inputs() end
 
 local ended, letters, of_client, dying = {}, {}, {}, {}
 local function end_job(uid, record)
-  local letter = string.sub(record, 1, 1)
+  local letter = sub(record, 1, 1)
   redis.call('SET', job .. uid, record, 'EX', letter == 'f' and keep.failed or keep.result)
   ended[#ended + 1] = uid .. letter
   if letter == 'f' then dying[#dying + 1] = uid end
@@ -37,34 +48,35 @@ end
 for at = FIRST, last, 2 do
   local uid, record = ARGV[at], ARGV[at + 1]
   if some_gone then
-    local client = string.sub(record, REPLY_FROM, REPLY_TO)
+    local client = sub(record, REPLY_FROM, REPLY_TO)
     of_client[client] = of_client[client] or {}
     table.insert(of_client[client], uid)
   end
   if gone[uid] then
-    if string.sub(record, 1, 1) == 's' then succeeded = succeeded - 1 else failed = failed - 1 end
+    if sub(record, 1, 1) == 's' then succeeded = succeeded - 1 else failed = failed - 1 end
   else
     end_job(uid, record)
   end
 end
 
 -- Twins get the outcome of the job that was computed in their place.
-local twins, some_twins = twins_in(about[2])
 local digests, some_digests = twins_in(about[3])
 local bodies = {}
 if some_twins or some_digests then
   for at = FIRST, last, 2 do
     local record = ARGV[at + 1]
     local meta, history = lengths(record)
-    bodies[ARGV[at]] = {string.sub(record, 1, 1), string.sub(record, HEAD + meta + history + 1)}
+    bodies[ARGV[at]] = {sub(record, 1, 1), sub(record, HEAD + meta + history + 1)}
   end
 end
 if some_twins then
-  local shared = 0
+  local shared, back = 0, {}
   for twin, leader in pairs(twins) do
     local head = redis.call('GETRANGE', job .. twin, 0, HEAD - 1)
-    if bodies[leader] and string.sub(head, 1, 1) == 'r'
-      and string.sub(head, BATCH_FROM, BATCH_TO) == id then
+    if held(head, id) and not bodies[leader] then
+      -- That job was cancelled before it was computed; this one is in the lane again.
+      back[#back + 1] = untried(twin, head)
+    elseif held(head, id) then
       local annex = annex_of(job .. twin, head)
       local letter = end_job(twin, terminal(head, annex, bodies[leader][1], now, bodies[leader][2]))
       notify(channels, head, slot, twin)
@@ -73,6 +85,7 @@ if some_twins then
     end
   end
   if shared > 0 then redis.call('HINCRBY', lane, 'shared', shared) end
+  requeue(slot, back, now)
 end
 if some_digests then
   local cache = redis.call('HMGET', lane, 'cache_ttl_s', 'cache_entries', 'cache_bytes')
@@ -121,7 +134,7 @@ end
 for at = last + 1, #ARGV, 2 do
   if some_gone then
     -- The prepared message speaks for jobs that were cancelled meanwhile: have them read instead.
-    local client = string.sub(ARGV[at], REPLY_FROM - REPLY_TO - 1)
+    local client = sub(ARGV[at], REPLY_FROM - REPLY_TO - 1)
     redis.call('PUBLISH', ARGV[at], '?' .. slot .. table.concat(of_client[client] or {}))
   else
     redis.call('PUBLISH', ARGV[at], ARGV[at + 1])

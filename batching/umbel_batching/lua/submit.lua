@@ -22,12 +22,12 @@ local known, fresh, fingerprints, repeated, conflict, bytes = {}, {}, {}, false,
 for at = FIRST, #ARGV, 3 do
   local uid, tail = ARGV[at], ARGV[at + 2]
   local before
-  if string.sub(uid, 13, 13) == '8' then
-    local fingerprint = string.sub(tail, 1, 32)
+  if byte(uid, VERSION_AT) == KEYED then
+    local fingerprint = sub(tail, 1, 32)
     before = redis.call('GET', once .. uid)
     if before then
-      local same_input = string.sub(before, 9) == fingerprint
-      known[#known + 1] = {(at - FIRST) / 3, string.sub(before, 1, 8), uid, same_input and 1 or 0}
+      local same_input = sub(before, 9) == fingerprint
+      known[#known + 1] = {(at - FIRST) / 3, sub(before, 1, 8), uid, same_input and 1 or 0}
       conflict = conflict or not same_input
     elseif fingerprints[uid] then -- the same key twice in one call
       known[#known + 1] = {(at - FIRST) / 3, slot, uid, fingerprints[uid] == fingerprint and 1 or 0}
@@ -35,14 +35,13 @@ for at = FIRST, #ARGV, 3 do
       before = true
     else
       fingerprints[uid] = fingerprint
-      tail = string.sub(tail, 33)
+      tail = sub(tail, 33)
     end
   elseif #fresh == 0 then
     repeated = redis.call('EXISTS', job .. uid) == 1
   end
-  if repeated then break end
-  if not before then
-    fresh[#fresh + 1] = {uid, tonumber(ARGV[at + 1]), tail}
+  if not before and not repeated then
+    fresh[#fresh + 1] = at
     bytes = bytes + PRIORITY_FROM - 1 + #tail
   end
 end
@@ -61,34 +60,42 @@ local arrival, none, blanks = ms13(now), ms13(0), string.rep(' ', 32)
 local blank = 'q' .. '00' .. '00000' .. blanks .. arrival
 -- Where a record's fields stand in what the client wrote of it.
 local function in_tail(tail, from, to)
-  return tonumber(string.sub(tail, from - PRIORITY_FROM + 1, to - PRIORITY_FROM + 1))
+  return tonumber(sub(tail, from - PRIORITY_FROM + 1, to - PRIORITY_FROM + 1))
 end
 
 -- The outcome of an identical input that is still remembered, behind the id of its batch.
 local function remembered(tail)
-  if not caches then return nil end
   local from = HEAD - PRIORITY_FROM + 1 + in_tail(tail, META_FROM, META_TO)
-  local found = redis.call('GET', same .. redis.sha1hex(string.sub(tail, from + 1)))
-  return found and string.sub(found, 1, 1) == 'o' and string.sub(found, 2) or nil, from
+  local found = redis.call('GET', same .. redis.sha1hex(sub(tail, from + 1)))
+  return found and sub(found, 1, 1) == 'o' and sub(found, 2) or nil, from
 end
 
 local members, timed, ended, first_deadline = {}, {}, {}, nil
-for _, entry in ipairs(fresh) do
-  local uid, timeout, tail = entry[1], entry[2], entry[3]
-  local deadline = timeout > 0 and ms13(now + timeout) or none
-  if fingerprints[uid] then redis.call('SET', once .. uid, slot .. fingerprints[uid]) end
-  local outcome, from = remembered(tail)
+local scores = {h = score_text('h', now), n = score_text('n', now), l = score_text('l', now)}
+for place = 1, #fresh do
+  local at = fresh[place]
+  local uid, timeout, tail, deadline = ARGV[at], 0, ARGV[at + 2], none
+  if ARGV[at + 1] ~= '0' then
+    timeout = tonumber(ARGV[at + 1])
+    if timeout > 0 then deadline = ms13(now + timeout) end
+  end
+  if fingerprints[uid] then
+    redis.call('SET', once .. uid, slot .. fingerprints[uid])
+    tail = sub(tail, 33)
+  end
+  local outcome, from
+  if caches then outcome, from = remembered(tail) end
   if outcome then
-    local head = 's' .. '00' .. '00000' .. string.sub(outcome, 1, 32) .. arrival .. deadline
-      .. arrival .. string.sub(tail, 1, HEAD - PRIORITY_FROM + 1)
-    redis.call('SET', job .. uid, head .. string.sub(tail, HEAD - PRIORITY_FROM + 2, from)
-      .. string.sub(outcome, 33), 'EX', keep.result)
+    local head = 's' .. '00' .. '00000' .. sub(outcome, 1, 32) .. arrival .. deadline
+      .. arrival .. sub(tail, 1, HEAD - PRIORITY_FROM + 1)
+    redis.call('SET', job .. uid, head .. sub(tail, HEAD - PRIORITY_FROM + 2, from)
+      .. sub(outcome, 33), 'EX', keep.result)
     notify(channels, head, slot, uid)
     ended[#ended + 1] = uid .. 's'
     bytes = bytes - PRIORITY_FROM + 1 - #tail
   else
     redis.call('SET', job .. uid, blank .. deadline .. none .. tail)
-    members[#members + 1] = score_text(string.sub(tail, 1, 1), now)
+    members[#members + 1] = scores[sub(tail, 1, 1)]
     members[#members + 1] = uid
     if timeout > 0 then
       timed[#timed + 1] = deadline

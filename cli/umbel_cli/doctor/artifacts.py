@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _CHECK = "models.artifacts"
 _ADVICE = (
-    "Restore them, or push the version again. If it was pushed on another machine, give both one "
-    "artifact_root"
+    "Restore the files, or push the folder as a new version. If it was pushed on another machine, "
+    "give both one artifact_root"
 )
 
 
@@ -58,6 +58,8 @@ def judge_artifacts(manifests: Sequence[Manifest], root: str, *, deep: bool) -> 
 def _verdict(manifests: Sequence[Manifest], root: str, faults: list[str], *, deep: bool) -> Finding:
     if faults:
         return problem(_CHECK, f"In {root}: {listed(faults)}", _ADVICE)
+    if not manifests:
+        return ok(_CHECK, f"No model is registered yet; the artifact root is {root}")
     how = "SHA-256 compared" if deep else "sizes compared; --deep reads the files"
     total = sum(file.bytes for each in manifests for file in each.files.values())
     return ok(_CHECK, f"{counted(len(manifests), 'version')}, {size_text(total)} in {root} ({how})")

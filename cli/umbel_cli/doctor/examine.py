@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from umbel_cli.doctor.artifacts import judge_artifacts
-from umbel_cli.doctor.data import layout, letters
+from umbel_cli.doctor.data import judge_layout
 from umbel_cli.doctor.findings import Finding, Level, in_order, skipped, told
 from umbel_cli.doctor.lanes import Look, judge_lanes, look, look_again
 from umbel_cli.doctor.own_settings import judge_celery, judge_settings
@@ -109,13 +109,12 @@ class _Examination:
         found = [
             *self._attempt("redis.version", self._server),
             *self._attempt("redis.latency", lambda: judge_timing(measure(self._client))),
-            *self._attempt("redis.layout", lambda: [layout(self._client, self._space)]),
+            *self._attempt("redis.layout", lambda: [judge_layout(self._client, self._space)]),
             *judge_settings(self._settings),
             *self._attempt("settings.celery", lambda: judge_celery(self._settings)),
             *self._attempt("workers.alive", self._workers),
             *self._attempt("workers.settings", self._configurations),
             *self._attempt("lanes.served", self._lanes),
-            *self._attempt("lanes.dead", lambda: [letters(self._client, self._space)]),
             *self._attempt("models.artifacts", self._artifacts),
         ]
         return in_order([*found, *amiss])

@@ -21,7 +21,9 @@ _LATE_MS: Final = 30_000
 _OVERDUE_MS: Final = 5_000
 #: Time between the two looks that tell a lane that stands still.
 _BETWEEN_S: Final = 1.0
-_FLUSHER: Final = b"umbel-flusher"
+_FLUSHER: Final = "umbel-flusher"
+#: A flusher asks for due lanes every second.
+_SILENT_S: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Movement:
         before: at the first look.
         now: at the second one.
         overdue: batches whose lease ran out and that nobody took back, by lane.
-        flushers: how many flushers are connected; ``None`` where that cannot be seen.
+        flushers: connections of flushers that are not silent; ``None`` where that cannot be seen.
     """
 
     before: Sequence[LaneStatus]
@@ -90,14 +92,15 @@ def judge_lanes(seen: Movement) -> Iterator[Finding]:
     yield _served(seen.now)
     yield _progress(seen)
     yield _leases(seen)
+    yield _dead(seen.now)
 
 
 def _flushers(client: redis.Redis) -> int | None:
     try:
-        names = [each.get("name", "") for each in client.client_list()]
+        clients = client.client_list()
     except ResponseError:  # not permitted to this user
         return None
-    return sum(name in {_FLUSHER, _FLUSHER.decode()} for name in names)
+    return sum(each["name"] == _FLUSHER and int(each["idle"]) <= _SILENT_S for each in clients)
 
 
 def _flusher(seen: Movement) -> Finding:
@@ -107,7 +110,7 @@ def _flusher(seen: Movement) -> Finding:
             check, "Whether a flusher runs cannot be seen: this user may not run CLIENT LIST"
         )
     if count:
-        return ok(check, "A flusher is connected")
+        return ok(check, "A flusher is at work")
     advice = "Start one: umbel up, umbel worker (without --no-flusher), or umbel flusher"
     if any(lane.waiting or lane.running for lane in seen.now):
         return problem(check, "No flusher runs: nobody wakes workers for these jobs", advice)
@@ -116,6 +119,8 @@ def _flusher(seen: Movement) -> Finding:
 
 def _served(lanes: Sequence[LaneStatus]) -> Finding:
     check = "lanes.served"
+    if not lanes:
+        return ok(check, "No lane yet: the first job of a model version opens one")
     alone = [lane for lane in lanes if unserved(lane)]
     if not alone:
         return ok(check, f"{counted(len(lanes), 'lane')}, none without the worker it needs")
@@ -156,6 +161,17 @@ def _leases(seen: Movement) -> Finding:
         check,
         f"Leases have run out and nobody took the batches back: {listed(names)}",
         "Start a flusher: umbel flusher. If one runs, look at its log",
+    )
+
+
+def _dead(lanes: Sequence[LaneStatus]) -> Finding:
+    names = [f"{lane.dead:,} in {lane.lane}" for lane in lanes if lane.dead]
+    if not names:
+        return ok("lanes.dead", "No dead letters")
+    return warning(
+        "lanes.dead",
+        f"Dead letters: {listed(names)}",
+        "See why with umbel dead list; then umbel dead replay ID, or umbel dead drop ID",
     )
 
 

@@ -27,7 +27,7 @@ _TITLES: Final = {
     "lanes": "Lanes",
     "models": "Models",
 }
-_NAME_WIDTH: Final = 11
+_NAME_WIDTH: Final = 12
 
 
 def as_text(findings: Sequence[Finding]) -> Group:

@@ -52,14 +52,17 @@ def ask(client: redis.Redis, *, embedded: bool) -> Facts:
     Raises:
         RedisError: it cannot be reached, or ``INFO`` is not permitted.
     """
-    info = client.info()
+    return Facts(address_of(client), client.info(), _config(client), embedded)
+
+
+def _config(client: redis.Redis) -> dict[str, str] | None:
+    config: dict[str, str] = {}
     try:
-        config: dict[str, str] | None = {}
         for name in _CONFIG:
-            config |= {_text(k): _text(v) for k, v in client.config_get(name).items()}
+            config |= {_text(key): _text(value) for key, value in client.config_get(name).items()}
     except ResponseError:  # not permitted to this user, or renamed by a hosting service
-        config = None
-    return Facts(address_of(client), info, config, embedded)
+        return None
+    return config
 
 
 def judge_server(facts: Facts) -> Iterator[Finding]:

@@ -72,7 +72,9 @@ def judge_presence(
     slots = {name: count for each in workers.values() for name, count in each.items()}
     if names:
         total = counted(sum(slots.values()), "batch", "batches")
-        yield ok("workers.alive", f"{counted(len(names), 'worker')}, {total} side by side")
+        yield ok(
+            "workers.alive", f"{counted(len(names), 'worker')}, with room for {total} at a time"
+        )
     else:
         yield warning("workers.alive", "No worker is alive", "Start one: umbel up, or umbel worker")
     if answers is not None:
@@ -87,7 +89,7 @@ def _answering(alive: int, answering: int) -> Finding:
     if alive > answering:
         return warning(
             check,
-            f"Only {answering} of {counted(alive, 'live worker')} answered Celery's remote control",
+            f"{counted(alive, 'worker')} alive, {answering or 'none'} answered remote control",
             "If this stays so, its connection to the broker hangs: start the worker again",
         )
     if not alive:
@@ -106,6 +108,8 @@ def _models(manifests: Sequence[Manifest], workers: Mapping[str, Mapping[str, in
     for manifest in manifests:
         if not workers.get(manifest.queue):
             without[manifest.queue].append(f"{manifest.name} {manifest.version}")
+    if not manifests:
+        return ok(check, "No model is registered yet")
     if not without:
         return ok(check, f"{counted(len(manifests), 'model version')}, each with a worker for it")
     names = [f"{listed(names)} (queue {queue})" for queue, names in sorted(without.items())]

@@ -38,6 +38,7 @@ def test_a_batch_notes_who_runs_it_and_why(lab: Lab) -> None:
         "uids": " ".join(uids),
         "size": "2",
         "worker": "w1",
+        "token": "drain",
         "reason": "drain",
         "oldest": str(claimed.oldest_ms),
         "started": str(claimed.started_ms),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.unit.batching.conftest import Lab
 
 ALICE, BOB = "a" * 16, "b" * 16
+TTL_S, DEAD_S = 100, 10_000
 
 
 def _counts(lab: Lab) -> dict[str, int]:
@@ -28,13 +29,21 @@ def test_outcomes_are_written_and_kept_for_their_time(lab: Lab) -> None:
     assert (lab.state(good), lab.state(bad)) == (State.SUCCEEDED, State.FAILED)
     record = lab.record(good)
     assert (bytes(record.body), record.metadata, record.batch) == (b"done", {"a": 1}, claimed.batch)
-    for key in (lab.keys.job + good, lab.keys.job + bad, lab.keys.batch + claimed.batch):
-        assert 0 < lab.client.ttl(key) <= 100
+    assert 0 < lab.client.ttl(lab.keys.job + good) <= TTL_S
+    for key in (lab.keys.job + bad, lab.keys.batch + claimed.batch):
+        assert TTL_S < lab.client.ttl(key) <= DEAD_S
     assert lab.client.exists(lab.keys.leases, lab.keys.waiting) == 0
     assert _counts(lab) == {"submitted": 2, "succeeded": 1, "failed": 1, "batches": 1}
     batch = lab.client.hmget(lab.keys.batch + claimed.batch, "compute_us", "settled")
     assert batch[0] == b"1500"
     assert int(batch[1]) >= claimed.started_ms
+
+
+def test_a_batch_without_a_failure_is_kept_as_long_as_its_results(lab: Lab) -> None:
+    lab.submit(2)
+    claimed = lab.claim()
+    lab.settle(claimed)
+    assert 0 < lab.client.ttl(lab.keys.batch + claimed.batch) <= TTL_S
 
 
 def test_settling_again_changes_nothing(lab: Lab) -> None:

@@ -9,7 +9,7 @@ import pytest
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import HEAD, NO_REPLY, State, tail
-from umbel_batching.values import NewJob
+from umbel_batching.values import Accepted, NewJob
 from umbel_config.errors import ConfigError, LaneFull
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def test_a_submitted_job_waits(lab: Lab) -> None:
 def test_the_reply_is_the_depth(lab: Lab) -> None:
     lab.submit(3)
     job = NewJob(new_uid(), tail(NO_REPLY, b"") + PAYLOAD)
-    assert lab.runner.run(lab.calls.submit(lab.lane, [job])) == 4
+    assert lab.runner.run(lab.calls.submit(lab.lane, [job])) == Accepted(4)
 
 
 def test_the_first_job_makes_the_lane(lab: Lab) -> None:
@@ -51,6 +51,10 @@ def test_the_first_job_makes_the_lane(lab: Lab) -> None:
         "max_wait_ms": "1000",
         "max_queue": "100",
         "max_queue_bytes": str(2**30),
+        "single_flight": "0",
+        "cache_ttl_s": "0",
+        "cache_entries": "10000",
+        "cache_bytes": str(64 * 2**20),
         "bytes": str(RECORD_BYTES),
         "submitted": "1",
     }
@@ -79,11 +83,11 @@ def test_an_endless_timeout_does_not_break_the_record(lab: Lab, timeout_ms: int)
 def test_sending_a_submit_again_changes_nothing(lab: Lab) -> None:
     jobs = [NewJob(new_uid(), tail(NO_REPLY, b"") + PAYLOAD) for _ in range(3)]
     call = lab.calls.submit(lab.lane, jobs)
-    assert lab.runner.run(call) == lab.runner.run(call) == 3
+    assert lab.runner.run(call) == lab.runner.run(call) == Accepted(3)
     claimed = lab.claim()
-    assert lab.runner.run(call) == 0
+    assert lab.runner.run(call) == Accepted(0)
     assert lab.settle(claimed)
-    assert lab.runner.run(call) == 0
+    assert lab.runner.run(call) == Accepted(0)
     assert lab.state(jobs[0].uid) is State.SUCCEEDED
     assert (lab.counter("submitted"), lab.counter("bytes")) == (3, 0)
 
@@ -91,11 +95,11 @@ def test_sending_a_submit_again_changes_nothing(lab: Lab) -> None:
 def test_a_repeated_submit_is_not_refused_by_the_lane_it_filled(lab: Lab) -> None:
     jobs = [NewJob(new_uid(), tail(NO_REPLY, b"")) for _ in range(100)]
     call = lab.calls.submit(lab.lane, jobs)
-    assert lab.runner.run(call) == lab.runner.run(call) == 100
+    assert lab.runner.run(call) == lab.runner.run(call) == Accepted(100)
 
 
 def test_submitting_no_jobs_does_nothing(lab: Lab) -> None:
-    assert lab.runner.run(lab.calls.submit(lab.lane, [])) == 0
+    assert lab.runner.run(lab.calls.submit(lab.lane, [])) == Accepted(0)
     assert lab.client.keys() == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ("demo", "up", "worker", "flusher", "submit", "job", "cancel", "lanes")
+COMMANDS = ("demo", "up", "worker", "flusher", "submit", "job", "cancel", "lanes", "doctor")
 
 
 def test_version(run: Any) -> None:
@@ -20,11 +20,18 @@ def test_version(run: Any) -> None:
 def test_without_a_command_it_shows_all_of_them(run: Any) -> None:
     answer = run()
     assert answer.code == 2
-    assert all(name in answer.out + answer.err for name in (*COMMANDS, "models"))
+    assert all(name in answer.out + answer.err for name in (*COMMANDS, *GROUPS))
+
+
+GROUPS = {"models": ("push", "list", "show"), "dead": ("list", "show", "replay", "drop")}
 
 
 @pytest.mark.parametrize(
-    "words", [*((name,) for name in COMMANDS), *(("models", n) for n in ("push", "list", "show"))]
+    "words",
+    [
+        *((name,) for name in COMMANDS),
+        *((group, name) for group, names in GROUPS.items() for name in names),
+    ],
 )
 def test_help_of_every_command_ends_with_examples(words: tuple[str, ...], run: Any) -> None:
     answer = run(*words, "--help")

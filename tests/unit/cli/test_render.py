@@ -14,6 +14,7 @@ from rich.table import Table
 
 from umbel import JobInfo
 from umbel_batching.census import LaneStatus
+from umbel_batching.record import Event
 from umbel_cli.render import job_line, job_table, lanes_table, print_json, size_text, value_text
 
 INFO = JobInfo(
@@ -50,6 +51,9 @@ LANE = LaneStatus(
     cancelled=0,
     batches=100,
     leases_lost=0,
+    shared=0,
+    replayed=0,
+    dead=0,
     rate=950.4,
     slots=2,
     max_batch_size=64,
@@ -112,11 +116,32 @@ def test_the_story_of_a_job_keeps_brackets() -> None:
     assert "{'tag': '[red]'}" in text
 
 
+def test_the_story_of_a_job_has_its_losses_and_replays() -> None:
+    lost = Event("lost", 1_700_000_000_000, "c" * 32, "host:9", "killed by [SIGSEGV]")
+    again = Event("replayed", 1_700_000_001_000, "c" * 32, "", "")
+    text = drawn(job_table(msgspec.structs.replace(INFO, history=[lost, again])))
+    assert f"batch {'c' * 32} on host:9 (killed by [SIGSEGV])" in text
+    line = next(line for line in text.splitlines() if line.startswith("replayed"))
+    assert line.rstrip().endswith("c" * 32)
+
+
 def test_lanes_show_counts_and_workers() -> None:
     text = drawn(lanes_table([LANE]))
     for word in ("digits@3", "1,200", "1.5 s", "950/s", "1,790", "18.0"):
         assert word in text
     assert "none" not in text
+
+
+def test_rare_columns_of_lanes_are_there_where_there_is_something_to_count() -> None:
+    plain = drawn(lanes_table([LANE]))
+    assert max(map(len, map(str.rstrip, plain.splitlines()))) <= 100
+    assert not any(name in plain for name in ("dead", "expired", "cancelled"))
+    some = msgspec.structs.replace(LANE, lane="other@1", dead=4, cancelled=5)
+    head, first, second = drawn(lanes_table([LANE, some])).splitlines()
+    assert "expired" not in head
+    place = head.index("dead")
+    assert first[place : place + 4].strip() == "0"
+    assert second[place : place + 4].strip() == "4"
 
 
 def test_a_lane_without_workers_says_so() -> None:

@@ -23,8 +23,10 @@ DONE = Outcome(State.SUCCEEDED, b"\x01")
 class FakeJob:
     """The least that an inbox takes for a job."""
 
-    def __init__(self) -> None:
-        self.id = f"{SLOT}-{new_uid()}"
+    def __init__(self, job_id: str = "") -> None:
+        self.id = job_id or f"{SLOT}-{new_uid()}"
+        self.store = ""
+        self.inbox: Inbox | None = None
         self.outcome: Outcome | None = None
         self.on_done: list[Callable[[Any], None]] | None = None
 
@@ -117,6 +119,28 @@ def test_forgotten_job_gets_nothing() -> None:
     inbox, job = Inbox(), FakeJob()
     inbox.expect([job])
     inbox.forget([job, FakeJob()])
+    inbox.receive(message(job))
+    assert job.outcome is None
+
+
+def test_job_of_the_same_key_stands_in_for_its_like_while_somebody_keeps_it() -> None:
+    inbox, job = Inbox(), FakeJob()
+    like = FakeJob(job.id)
+    assert inbox.expect([job]) == [job]
+    assert inbox.expect([like]) == [job]
+    inbox.forget([like])
+    late = message(job)
+    inbox.receive(late)
+    assert job.outcome == DONE
+    assert inbox.expect([like]) == [like]
+
+
+def test_discarded_job_loses_its_outcome_and_gets_no_other() -> None:
+    inbox, job = Inbox(), FakeJob()
+    inbox.expect([job])
+    inbox.deliver(job, DONE)
+    inbox.expect([job])
+    inbox.discard(job)
     inbox.receive(message(job))
     assert job.outcome is None
 

@@ -11,6 +11,7 @@ import pytest
 
 from umbel import _models
 from umbel._models import TargetCache, find
+from umbel_batching.identity import identify
 from umbel_config.errors import ModelNotFound, VersionNotFound
 from umbel_registry import Catalog, ModelFile, TensorSpec
 from umbel_registry.manifest import Manifest, build_manifest
@@ -60,6 +61,32 @@ def test_latest_follows_the_registry_once_a_second_has_passed(
     clock(_models.FRESH_S + 0.1)
     assert cache.get("digits", None) is None
     assert find(client, "t", cache, "digits", None).lane.name == "digits@2"
+
+
+def test_registry_that_counts_from_the_start_again_after_a_data_loss_is_read_anew(
+    client: fakeredis.FakeRedis, clock: Callable[[float], None]
+) -> None:
+    """Both stores are at revision 1, so the identity of the store must tell them apart."""
+    cache = TargetCache()
+    identify(client, "t")
+    Catalog(client, "t").register(manifest("1"))
+    before = find(client, "t", cache, "digits", None)
+    client.flushall()
+    identify(client, "t")
+    Catalog(client, "t").register(manifest("2"))
+    clock(_models.FRESH_S + 0.1)
+    assert find(client, "t", cache, "digits", None).lane.name == "digits@2"
+    assert before.lane.name == "digits@1"
+
+
+def test_cleared_cache_knows_nothing(client: fakeredis.FakeRedis) -> None:
+    cache = TargetCache()
+    Catalog(client, "t").register(manifest("1"))
+    find(client, "t", cache, "digits", None)
+    assert cache.get("digits", None) is not None
+    cache.clear()
+    assert cache.get("digits", None) is None
+    assert cache.known("digits", None) is None
 
 
 def test_unmoved_registry_is_asked_for_its_revision_only(

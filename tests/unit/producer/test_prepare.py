@@ -10,9 +10,9 @@ import pytest
 
 from umbel._prepare import Options, Target, options, prepare, prepare_many
 from umbel_batching import wire
-from umbel_batching.lanes import Lane
+from umbel_batching.lanes import Lane, keyed_uid
 from umbel_batching.policy import BatchPolicy
-from umbel_batching.record import MAX_META
+from umbel_batching.record import MAX_META, Priority
 from umbel_config.errors import InvalidInput, PayloadTooLarge
 from umbel_registry import Signature, TensorSpec
 
@@ -21,7 +21,8 @@ ROW = np.arange(4, dtype=np.float32)
 
 
 def make(**given: Any) -> Options:
-    return options(**{"reply": REPLY, "timeout": None, "metadata": None, "max_bytes": 1000} | given)
+    usual: dict[str, Any] = {"reply": REPLY, "version": None, "timeout": None, "metadata": None}
+    return options(**(usual | {"priority": "normal", "max_bytes": 1000} | given))
 
 
 def target(**batching: int) -> Target:
@@ -60,9 +61,9 @@ def test_metadata_over_its_limit_is_refused() -> None:
         make(metadata={"a": "x" * MAX_META})
 
 
-def test_job_carries_reply_metadata_and_payload() -> None:
-    new = prepare(target(), ROW, make(metadata={"a": 1}, timeout=2))
-    assert new.tail.startswith(REPLY.encode())
+def test_job_carries_priority_reply_metadata_and_payload() -> None:
+    new = prepare(target(), ROW, make(metadata={"a": 1}, timeout=2, priority="high"))
+    assert new.tail.startswith(b"h" + REPLY.encode())
     assert new.timeout_ms == 2000
     assert new.tail.endswith(wire.encode(ROW))
 
@@ -115,3 +116,66 @@ def test_rows_of_one_array_are_jobs_of_their_own() -> None:
     decoded = [wire.decode(job.tail[head:]) for job in jobs]
     np.testing.assert_array_equal(np.stack(decoded), rows)
     assert prepare_many(target(), rows[:0], make()) == []
+
+
+@pytest.mark.parametrize("priority", ["high", "normal", "low", *Priority])
+def test_priority_is_one_letter_of_the_record(priority: Priority | str) -> None:
+    assert make(priority=priority).tail[:1].decode() == str(priority)[0]
+
+
+@pytest.mark.parametrize("priority", ["urgent", "HIGH", "", None, 1, True, ["high"], {}])
+def test_priority_that_is_none_of_the_three_is_refused(priority: Any) -> None:
+    with pytest.raises(InvalidInput, match="high, normal, low"):
+        make(priority=priority)
+
+
+def test_key_names_the_job_and_the_fingerprint_its_input_and_version() -> None:
+    first = prepare(target(), ROW, make(), "order 7")
+    assert first.uid == keyed_uid("digits", "order 7")
+    assert len(first.fingerprint) == 32
+    again = prepare(target(), ROW.copy(), make(metadata={"a": 1}, timeout=3), "order 7")
+    assert (again.uid, again.fingerprint) == (first.uid, first.fingerprint)
+    for other in (
+        prepare(target(), ROW + 1, make(), "order 7"),
+        prepare(target(), ROW, make(version="1"), "order 7"),
+    ):
+        assert other.uid == first.uid
+        assert other.fingerprint != first.fingerprint
+    assert prepare(target(), ROW, make(), "order 8").uid != first.uid
+    assert prepare(target(), ROW, make()).fingerprint == ""
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "\x00", "\ud800", 7, b"key", ["key"]])
+def test_key_that_is_no_printable_text_is_refused_and_not_repeated(key: Any) -> None:
+    for refuse in (
+        lambda: prepare(target(), ROW, make(), key),
+        lambda: prepare_many(target(), [ROW, ROW], make(), [None, key]),
+    ):
+        with pytest.raises(InvalidInput, match="idempotency key") as caught:
+            refuse()
+        assert not key or str(key) not in str(caught.value)
+    with pytest.raises(InvalidInput, match="of row 1"):
+        prepare_many(target(), [ROW, ROW], make(), [None, key])
+
+
+@pytest.mark.parametrize("key", ["x" * 255, "ä ö", "0"])
+def test_key_at_its_limits_passes(key: str) -> None:
+    assert prepare(target(), ROW, make(), key).uid == keyed_uid("digits", key)
+
+
+@pytest.mark.parametrize("keys", [[], ["a"], ["a", "b", "c"], "ab", iter(["a", "b"]), {"a": 1}])
+def test_keys_must_be_as_many_as_the_rows(keys: Any) -> None:
+    with pytest.raises(InvalidInput, match="one key for each of the 2 rows"):
+        prepare_many(target(), [ROW, ROW], make(), keys)
+
+
+def test_rows_without_a_key_stand_among_those_with_one() -> None:
+    jobs = prepare_many(target(), [ROW, ROW, ROW], make(), ["a", None, "a"])
+    assert [bool(job.fingerprint) for job in jobs] == [True, False, True]
+    assert jobs[0].uid == jobs[2].uid != jobs[1].uid
+
+
+def test_one_key_at_two_inputs_of_a_call_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="Rows 0 and 2") as caught:
+        prepare_many(target(), [ROW, ROW, ROW + 1], make(), ["secret", "b", "secret"])
+    assert "secret" not in str(caught.value)

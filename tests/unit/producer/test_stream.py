@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from umbel._job import _FIRST_POLL_S, _LONGEST_POLL_S, next_pause
-from umbel._stream import BUNDLE, BUNDLE_BYTES, MAP_CHUNK, bar, bundled, chunks, not_in_time
+from umbel._stream import MAP_CHUNK, bar, chunks, not_in_time
+from umbel._submission import BUNDLE, BUNDLE_BYTES, bundled
 from umbel_batching.values import NewJob
 
 

@@ -14,12 +14,18 @@ from umbel_batching import wire
 from umbel_batching.record import Failure
 from umbel_registry import TensorSpec
 from umbel_registry.loading import ArrayModel, HandlerModel
-from umbel_worker.compute import Result, compute, failure_of, isolate
+from umbel_worker.compute import compute as compute_whole
+from umbel_worker.isolate import Isolation, Result, failure_of
 
 FLOATS = TensorSpec(dtype="float32", shape=(4,))
 Encoded = Callable[[Iterable[Any]], list[bytes]]
 MakeArray = Callable[..., ArrayModel]
 MakeHandler = Callable[..., HandlerModel]
+
+
+def compute(model: ArrayModel | HandlerModel, payloads: Sequence[bytes]) -> list[Result]:
+    """Outcomes alone; what is learned about sizes has a test file of its own."""
+    return compute_whole(model, payloads).results
 
 
 def rows(count: int) -> Any:
@@ -256,7 +262,7 @@ def test_end_of_the_worker_is_no_failure_of_a_job(signal: BaseException) -> None
         raise signal
 
     with pytest.raises(type(signal)):
-        isolate(interrupted, 0, 4)
+        Isolation(interrupted, "digits 1").solve(0, 4)
 
 
 def test_failure_names_the_class_and_the_sentence() -> None:

@@ -20,6 +20,7 @@ from umbel_batching.scripts import Runner
 from umbel_batching.values import Claimed, NewJob
 from umbel_config.errors import ModelLoadFailed, ModelUnavailable
 from umbel_registry.loading import ArrayModel
+from umbel_worker.compute import Computed
 from umbel_worker.drain import Drainer, settlement
 from umbel_worker.leases import LeaseKeeper
 
@@ -199,11 +200,13 @@ def test_each_waiting_client_gets_one_message_for_its_jobs(bench: Any, double: A
 
 
 def test_settlement_counts_and_keeps_order() -> None:
-    head = "r01" + "00000" + "b" * 32 + "1".zfill(13) + "0" * 26
-    raws = [(head + ONE + "0000000").encode() + b"payload"] * 2
+    head = "r01" + "00000" + "b" * 32 + "1".zfill(13) + "0" * 26 + "n"
+    raws = [(head + ONE + "00000" + "0000000").encode() + b"payload"] * 2
     claimed = Claimed("b" * 32, "size", 1, 2, 0, [new_uid(), new_uid()], raws)
-    outcome = settlement("a" * 8, claimed, [b"\x01", Failure("ValueError", "bad")], 5)
+    computed = Computed([b"\x01", Failure("ValueError", "bad")], ceiling=1)
+    outcome = settlement("a" * 8, claimed, computed, 5, "cuda:X")
     assert (outcome.succeeded, outcome.compute_us) == (1, 5)
+    assert (outcome.device, outcome.ceiling) == ("cuda:X", 1)
     assert [parse(raw).state for raw in outcome.records] == [State.SUCCEEDED, State.FAILED]
     assert list(outcome.messages) == [ONE]
     told, _ = replies.read(outcome.messages[ONE])

@@ -1,0 +1,159 @@
+"""Jobs on their way into a lane: in bundles, as many as find room, each in the inbox in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from umbel._inbox import Inbox, Waiting
+from umbel._job import Job
+from umbel._prepare import Target
+from umbel_batching.values import Accepted, Known, NewJob
+from umbel_config.errors import IdempotencyConflict, LaneFull, StoreUnavailable
+
+if TYPE_CHECKING:  # a session knows nothing of submissions
+    from umbel._session import Session
+
+W = TypeVar("W", bound=Waiting)
+#: Jobs, and bytes of them, that one script call puts into a lane.
+BUNDLE, BUNDLE_BYTES = 256, 8 * 2**20
+
+
+def bundled(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
+    """Cuts jobs into bundles that one script call takes, bounded in number and in bytes.
+
+    Redis does nothing else while it runs a script, and closes connections that send it too much.
+    """
+    start = size = 0
+    for place, job in enumerate(jobs):
+        full = place - start == BUNDLE or size + len(job.tail) > BUNDLE_BYTES
+        if full and place > start:
+            yield jobs[start:place]
+            start, size = place, 0
+        size += len(job.tail)
+    if jobs:
+        yield jobs[start:]
+
+
+def portions(count: int) -> Iterator[int]:
+    """Sizes to try in turn where ``count`` jobs at once found no room: half, a quarter, ... one."""
+    while count > 1:
+        count //= 2
+        yield count
+
+
+class Bundle(Generic[W]):
+    """The jobs of one script call on the caller's side, expected from before the call on.
+
+    Args:
+        inbox: where their outcomes will be delivered.
+        make: makes a job by its id; the inbox is given for one that this client submits.
+        slot: of their lane.
+        new: the jobs.
+    """
+
+    def __init__(
+        self, inbox: Inbox, make: Callable[[str, Inbox | None], W], slot: str, new: Sequence[NewJob]
+    ) -> None:
+        self._inbox, self._make, self._new = inbox, make, new
+        self._made = [make(f"{slot}-{job.uid}", inbox) for job in new]
+        self._jobs = inbox.expect(self._made)
+
+    def accepted(self, answer: Accepted) -> list[W]:
+        """The jobs as the store has them.
+
+        Raises:
+            IdempotencyConflict: the key of one of them was used before with another input.
+        """
+        for known in answer.known.values():
+            if not known.same:
+                raise _conflict(known)
+        for place, known in answer.known.items():
+            self._found(place, f"{known.slot}-{known.uid}")
+        if any(job.fingerprint for job in self._new):  # a like of it may have been forgotten since
+            self._inbox.expect(self._jobs)
+        return self._jobs
+
+    def refused(self) -> None:
+        """Forgets the jobs, as none was accepted."""
+        self._inbox.forget(self._made)
+
+    def _found(self, place: int, job_id: str) -> None:
+        """Puts the job in place that an idempotency key belongs to."""
+        made = self._made[place]
+        if made.id != job_id:
+            self._inbox.forget([made])
+            self._jobs[place] = self._inbox.expect([self._make(job_id, None)])[0]
+        elif self._jobs[place] is made:
+            made.inbox = None  # submitted by whoever used the key first, and maybe done long ago
+
+
+def _conflict(known: Known) -> IdempotencyConflict:
+    job_id = f"{known.slot}-{known.uid}"
+    return IdempotencyConflict(
+        f"An idempotency key was used before with another input or version, for job {job_id}. "
+        "Ask for that job, or give the new input a key of its own.",
+        job_id=job_id,
+    )
+
+
+class Submission:
+    """Jobs of one call on their way into a lane.
+
+    Args:
+        session: of the client.
+        target: where they go.
+        new: the jobs.
+    """
+
+    def __init__(self, session: Session, target: Target, new: Sequence[NewJob]) -> None:
+        self._session, self._target, self._new = session, target, new
+        self._place = 0
+        self._jobs: list[Job] = []
+
+    @property
+    def left(self) -> int:
+        """How many jobs have not been accepted yet."""
+        return len(self._new) - self._place
+
+    def go(self) -> list[Job]:
+        """Submits what is left, and returns its jobs; after an error it goes on where it stopped.
+
+        A bundle whose answer was lost goes again under the same ids, which changes nothing.
+
+        Raises:
+            LaneFull: the lane filled up on the way.
+            StoreUnavailable: the store went away, or is full.
+            IdempotencyConflict: a key was used before with another input. Like the others it
+                carries the jobs that this call got in.
+        """
+        self._jobs = []
+        try:
+            self._submit_all()
+        except (IdempotencyConflict, LaneFull, StoreUnavailable) as error:
+            error.accepted, error.jobs = len(self._jobs), tuple(self._jobs)
+            raise
+        return self._jobs
+
+    def _submit_all(self) -> None:
+        for new in bundled(self._new[self._place :]):
+            try:
+                self._submit(new)
+            except LaneFull:
+                for size in portions(len(new)):
+                    with suppress(LaneFull):
+                        self._submit(self._new[self._place : self._place + size])
+                raise
+
+    def _submit(self, new: Sequence[NewJob]) -> None:
+        slot = self._target.lane.slot
+        bundle = Bundle(self._session.inbox(), partial(Job, self._session), slot, new)
+        try:
+            jobs = bundle.accepted(self._session.submit(self._target, new))
+        except BaseException:
+            bundle.refused()
+            raise
+        self._jobs += jobs
+        self._place += len(new)
