@@ -42,7 +42,8 @@ class RecordedBatch(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         job_ids: its jobs, in the order in which they were computed.
         payloads: their encoded inputs, in the same order.
-        missing: jobs of the batch whose input is not kept.
+        missing: jobs of the batch whose input is not kept. Jobs that shared the outcome of an
+            identical one were not computed, and are not of the batch.
         reason: why it was flushed.
         cause: what became of its worker, if it was lost with it.
     """
@@ -136,7 +137,9 @@ def recorded_batch(client: redis.Redis, namespace: str, batch_id: str) -> Record
 def _recorded(
     batch_id: str, slot: str, lane: str, records: dict[bytes, bytes], about: dict[bytes, bytes]
 ) -> RecordedBatch:
-    composed = about.get(b"uids", b"").split() or sorted(records)
+    twins = {pair.partition(b":")[0] for pair in about.get(b"twins", b"").split()}
+    uids = about.get(b"uids", b"").split() or sorted(records)
+    composed = [uid for uid in uids if uid not in twins]
     kept: list[Any] = [uid for uid in composed if uid in records]
     cause = about.get(b"cause")
     return RecordedBatch(

@@ -64,10 +64,10 @@ class Inbox:
                 self._drop(job)
 
     def discard(self, job: Waiting) -> None:
-        """Stops waiting for a job, and throws away the outcome that it may have."""
+        """Stops waiting for a job that was forgotten, and throws away the outcome it may have."""
         with self._lock:
             self._drop(job)
-            job.outcome = None
+            job.inbox = job.outcome = None
 
     def receive(self, message: bytes) -> list[str]:
         """Delivers the outcomes in a message; returns the ids of jobs whose record must be read."""

@@ -42,7 +42,7 @@ class ArtifactStore:
         self._local = isinstance(self._fs, LocalFileSystem)
 
     def put(self, folder: Path, manifest: Manifest) -> Manifest:
-        """Stores a version; the same content again changes nothing.
+        """Stores a version; the same content again puts back the files that have gone missing.
 
         Args:
             folder: the model folder that the manifest describes.
@@ -65,6 +65,7 @@ class ArtifactStore:
             stored = self.find(manifest.name, manifest.version)
         if stored is None or stored.digest != manifest.digest:
             raise version_exists(manifest.name, manifest.version)
+        self._put_back(folder, stored)
         return stored
 
     def find(self, name: str, version: str) -> Manifest | None:
@@ -167,6 +168,18 @@ class ArtifactStore:
 
     def _files(self, manifest: Manifest) -> str:
         return f"{self._home(manifest.name, manifest.version)}/{manifest.digest}"
+
+    def _put_back(self, folder: Path, manifest: Manifest) -> None:
+        missing = [path for path, size in self.sizes(manifest).items() if size is None]
+        if not missing:
+            return
+        verify(folder, manifest)
+        for path in missing:
+            place = f"{self._files(manifest)}/{path}"
+            self._fs.makedirs(place.rpartition("/")[0], exist_ok=True)
+            incoming = f"{place}{_INCOMING}{uuid.uuid4().hex}"
+            self._fs.put_file(str(locate(folder, path)), incoming)
+            self._fs.mv(incoming, place)
 
     def _put_local(self, folder: Path, manifest: Manifest) -> None:
         home = Path(self._home(manifest.name, manifest.version))

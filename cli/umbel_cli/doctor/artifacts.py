@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CHECK = "models.artifacts"
 _ADVICE = (
-    "Restore the files, or push the folder as a new version. If it was pushed on another machine, "
+    "Restore the files, or push the model again. If it was pushed on another machine, "
     "give both one artifact_root"
 )
 

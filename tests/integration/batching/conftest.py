@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from umbel_batching.calls import Calls
 from umbel_batching.flusher import Drain, Flusher
 from umbel_batching.keys import lane_keys, shared_keys
-from umbel_batching.lanes import Lane, new_uid
+from umbel_batching.lanes import Lane, keyed_uid, new_uid
 from umbel_batching.policy import BatchPolicy
-from umbel_batching.record import NO_REPLY, State, settled, tail
+from umbel_batching.record import (
+    NO_REPLY,
+    Failure,
+    Priority,
+    Record,
+    State,
+    parse,
+    settled,
+    tail,
+)
 from umbel_batching.scripts import Runner
-from umbel_batching.values import Claimed, NewJob, Settlement
+from umbel_batching.values import Claimed, NewJob, Reaped, Settlement
 from umbel_config.connect import connect
 
 HOUR_MS = 3_600_000
@@ -35,21 +45,66 @@ class Station:
         self.slot = self.lane.slot
         self.keys, self.shared = lane_keys(namespace, self.slot), shared_keys(namespace)
 
-    def submit(self, count: int = 1, *, payload: bytes = b"payload") -> list[str]:
-        jobs = [NewJob(new_uid(), tail(NO_REPLY, b"") + payload) for _ in range(count)]
+    def submit(
+        self,
+        count: int = 1,
+        *,
+        payload: bytes = b"payload",
+        timeout_ms: int = 0,
+        meta: bytes = b"",
+        reply: str = NO_REPLY,
+        priority: Priority = Priority.NORMAL,
+    ) -> list[str]:
+        text = tail(reply, meta, priority) + payload
+        jobs = [NewJob(new_uid(), text, timeout_ms) for _ in range(count)]
         self.runner.run(self.calls.submit(self.lane, jobs))
         return [job.uid for job in jobs]
 
-    def claim(self, token: str = "drain", *, lease_ms: int = 60_000) -> Claimed:
+    def submit_keyed(self, key: str, *, payload: bytes = b"payload") -> str:
+        """Submits a job with an idempotency key; returns its uid."""
+        uid = keyed_uid("digits", key)
+        job = NewJob(uid, tail(NO_REPLY, b"") + payload, 0, "f" * 32)
+        self.runner.run(self.calls.submit(self.lane, [job]))
+        return uid
+
+    def claim(
+        self, token: str = "drain", *, batch: str | None = None, lease_ms: int = 60_000
+    ) -> Claimed:
         call = self.calls.claim(
-            self.slot, batch=new_uid(), token=token, worker="w", lease_ms=lease_ms
+            self.slot, batch=batch or new_uid(), token=token, worker="w", lease_ms=lease_ms
         )
         return self.runner.run(call)
 
-    def settle(self, claimed: Claimed, *, body: bytes = b"done") -> bool:
-        records = [settled(raw, State.SUCCEEDED, body) for raw in claimed.records]
-        outcome = Settlement(claimed.uids, records, len(records), {}, 10)
+    def settle(
+        self, claimed: Claimed, *, body: bytes = b"done", failing: Collection[str] = ()
+    ) -> bool:
+        states = [State.FAILED if uid in failing else State.SUCCEEDED for uid in claimed.uids]
+        failure = msgspec.msgpack.encode(Failure("ValueError", "bad row"))
+        records = [
+            settled(raw, state, failure if state is State.FAILED else body)
+            for raw, state in zip(claimed.records, states, strict=True)
+        ]
+        succeeded = states.count(State.SUCCEEDED)
+        outcome = Settlement(claimed.uids, records, succeeded, {}, 10)
         return self.runner.run(self.calls.settle(self.slot, claimed.batch, outcome))
+
+    def lose(self, claimed: Claimed, *, max_attempts: int = 3) -> Reaped:
+        """Lets the lease of a batch run out, and reaps it."""
+        self.client.zadd(self.keys.leases, {claimed.batch: 1})
+        call = self.calls.reap(self.slot, limit=10, max_attempts=max_attempts)
+        return self.runner.run(call)
+
+    def cancel(self, uid: str) -> tuple[bool, State | None]:
+        return self.runner.run(self.calls.cancel(self.slot, uid))
+
+    def hand_back(self, token: str = "drain") -> int:
+        return self.runner.run(self.calls.hand_back(self.slot, token))
+
+    def record(self, uid: str) -> Record:
+        return parse(self.client.get(self.keys.job + uid))
+
+    def waiting(self) -> list[str]:
+        return [uid.decode() for uid in self.client.zrange(self.keys.waiting, 0, -1)]
 
     def drain(self, token: str = "drain") -> list[Claimed]:
         """Runs batches until the lane is empty."""

@@ -1,21 +1,17 @@
-"""The scripts on a real server: memory, races, a full store, and what they leave behind."""
+"""The scripts on a real server: memory, races, and what they leave behind."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import redis
-from redis.exceptions import OutOfMemoryError, ResponseError
 
+from umbel_batching.identity import identify
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import State
 from umbel_batching.scripts import AsyncRunner
 from umbel_config.connect import connect_async
-from umbel_config.embedded import EmbeddedRedis
 
 if TYPE_CHECKING:
     from tests.conftest import NoKeyLeaks
@@ -52,12 +48,15 @@ def test_a_drained_lane_leaves_only_the_documented_keys(
     bounded = [station.shared.wake, station.shared.signal]
     with no_key_leaks(namespace, permanent + bounded):
         station.announce(2)
-        uids = station.submit(30)
+        uids = station.submit(20) + station.submit(10, timeout_ms=600_000)
+        uids.append(station.submit_keyed("a"))
         for uid in uids[5:9]:
             station.runner.run(station.calls.cancel(station.slot, uid))
         lost = station.claim()
         station.client.zadd(station.keys.leases, {lost.batch: 1})
         station.runner.run(station.calls.reap(station.slot, limit=9, max_attempts=3))
+        failed = station.claim()
+        station.settle(failed, failing=failed.uids[:1])
         station.drain()
     assert station.counter("bytes") == 0
     assert station.client.zcard(station.shared.wake) <= 1
@@ -66,27 +65,44 @@ def test_a_drained_lane_leaves_only_the_documented_keys(
     jobs = {station.keys.job + uid for uid in uids}
     batches = {key for key in left if key.startswith(station.keys.batch)}
     workers = {f"{namespace}:workers:umbel"}
-    assert left <= {*permanent, *bounded} | jobs | batches | workers
+    keys = station.keys
+    kept = {keys.dead, keys.recordings, station.shared.once + uids[-1]}
+    kept |= {keys.recording + batch.batch for batch in (lost, failed)}
+    kept |= {keys.tomb + uid[:9] for uid in uids}
+    assert kept <= left
+    assert left == {*permanent, *bounded} & left | jobs | batches | workers | kept
 
 
-def test_every_key_has_its_documented_type(station: Station, namespace: str) -> None:
+def test_every_key_has_its_documented_type(make_station: MakeStation, namespace: str) -> None:
+    policy = BatchPolicy(max_batch_size=8, max_wait_ms=0, single_flight=True)
+    station = make_station(policy)
     station.announce(1)
-    station.submit(20)
-    station.claim()
+    station.submit(payload=b"first")
+    station.claim("a")
+    uid = station.submit_keyed("a", payload=b"other")
+    failed = station.claim()
+    station.settle(failed, failing=failed.uids)
+    station.submit(timeout_ms=600_000)
     tokens = ["t1", "t2"]
     station.runner.run(station.calls.flush(station.slot, slots=9, patience_ms=1_000, tokens=tokens))
-    keys = station.keys
+    identify(station.client, namespace)
+    keys, shared = station.keys, station.shared
     types = {
         key.decode(): station.client.type(key).decode()
         for key in station.client.scan_iter(match=f"{namespace}*", count=1000)
-        if not key.decode().startswith((keys.job, keys.batch))
+        if not key.decode().startswith((keys.job, keys.batch, keys.tomb, keys.same))
     }
-    shared = station.shared
     assert types == {
-        **dict.fromkeys([shared.lanes, keys.lane], "hash"),
+        **dict.fromkeys([shared.lanes, keys.lane, keys.recording + failed.batch], "hash"),
         **dict.fromkeys([shared.wake, shared.signal, f"{namespace}:workers:umbel"], "zset"),
         **dict.fromkeys([keys.waiting, keys.leases, keys.sent, keys.drains], "zset"),
+        **dict.fromkeys([keys.deadlines, keys.dead, keys.recordings], "zset"),
+        **dict.fromkeys([shared.store, shared.once + uid], "string"),
     }
+    prefixes = {keys.job: "string", keys.batch: "hash", keys.tomb: "string", keys.same: "string"}
+    for prefix, kind in prefixes.items():
+        found = list(station.client.scan_iter(match=f"{prefix}*", count=1000))
+        assert {station.client.type(key).decode() for key in found} == {kind}
 
 
 def test_many_workers_claim_each_job_once(station: Station, make_station: MakeStation) -> None:
@@ -143,49 +159,3 @@ async def test_the_asynchronous_runner_reads_the_same(station: Station, redis_ur
     async with connect_async(redis_url) as client:
         states = await AsyncRunner(client).run(station.calls.states(station.slot, uids))
     assert states == [State.QUEUED] * 3
-
-
-@pytest.fixture
-def full_station(make_station: MakeStation, tmp_path: Path) -> Iterator[Station]:
-    """A lane on a server of its own with jobs that wait, jobs that run, and no memory left."""
-    with EmbeddedRedis.start(tmp_path / "full") as server:
-        station = make_station(POLICY, url=server.url)
-        station.submit(64, payload=b"x" * 4_096)
-        yield station
-
-
-def _fill(client: redis.Redis) -> None:
-    """Leaves the server less memory than it uses."""
-    client.config_set("maxmemory", 1)
-    with pytest.raises(OutOfMemoryError):
-        client.set("one", "more")
-
-
-def test_a_full_store_refuses_jobs_and_still_lets_them_out(full_station: Station) -> None:
-    station = full_station
-    first = station.claim("a")
-    _fill(station.client)
-    with pytest.raises((OutOfMemoryError, ResponseError), match="maxmemory"):
-        station.submit()
-    renew = station.calls.renew(station.slot, batch=first.batch, token="a", lease_ms=90_000)
-    assert station.runner.run(renew)
-    cancel = station.calls.cancel(station.slot, first.uids[0])
-    assert station.runner.run(cancel) == (True, State.RUNNING)
-    assert station.settle(first)
-    assert station.states(first.uids[1:]) == [State.SUCCEEDED] * 7
-
-
-def test_a_full_store_takes_lost_batches_back(full_station: Station) -> None:
-    station = full_station
-    lost = station.claim("a")
-    station.client.zadd(station.keys.leases, {lost.batch: 1})
-    _fill(station.client)
-    reap = station.calls.reap(station.slot, limit=9, max_attempts=3)
-    assert station.runner.run(reap).again == 8
-    assert station.runner.run(station.calls.rearm(station.slot, now=True))
-    flush = station.calls.flush(station.slot, slots=2, patience_ms=1_000, tokens=["t1", "t2"])
-    assert station.runner.run(flush).sent == 1
-    assert station.runner.run(station.calls.release(station.slot, "a")) == 64
-    assert len(station.drain()) == 9
-    announce = station.calls.announce("umbel", "w", slots=1, stale_ms=1_000)
-    assert station.runner.run(announce) == 1

@@ -67,7 +67,7 @@ def test_a_job_that_killed_its_workers_is_a_dead_letter_with_its_evidence(lab: L
 
 def test_dead_letters_are_listed_newest_first_of_one_lane_or_all(lab: Lab) -> None:
     first = die(lab)[0]
-    lab.client.zadd(lab.keys.dead, {first: 1})
+    lab.client.zadd(lab.keys.dead, {first: lab.now() - 1_000})
     second = die(lab)[0]
     ids = [f"{lab.slot}-{uid}" for uid in (second, first)]
     assert [letter.id for letter in dead_letters(lab.client, "t")] == ids

@@ -87,6 +87,11 @@ def lose(send: Any, claim: Any, store_redis: redis.Redis, namespace: str) -> Bur
     return make
 
 
+def server_ms(client: redis.Redis) -> int:
+    seconds, micros = client.time()
+    return seconds * 1000 + micros // 1000
+
+
 def forget_inputs(client: redis.Redis, namespace: str) -> None:
     """As if the bounds of what is recorded had been reached."""
     for key in client.scan_iter(f"{namespace}:*:recording:*"):
@@ -103,16 +108,18 @@ def test_nothing_has_died(run_here: Any) -> None:
 
 
 def test_list_is_newest_first_bounded_and_of_a_lane(
-    run_here: Any, bury: Bury, register: Any
+    run_here: Any, bury: Bury, register: Any, store_redis: redis.Redis, wait_until: Any
 ) -> None:
     register("other")
     (old,) = bury(message="first\nline " + "long " * 100)
+    before = server_ms(store_redis)
+    wait_until(lambda: server_ms(store_redis) > before, "the next millisecond")
     (new,) = bury(model="other")
     answer = run_here("dead", "list")
     assert answer.code == 0
     lines = answer.out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == [new, old]
-    assert "ValueError: unlucky [input]" in lines[1]
+    assert "ValueError: unlucky [inp" in lines[1]
     assert "ValueError: first line" in lines[2]
     assert max(map(len, lines)) <= 120
     assert " s ago, " in lines[1]

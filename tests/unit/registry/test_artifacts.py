@@ -12,6 +12,7 @@ from umbel_config.errors import (
     ArtifactTampered,
     ModelFolderInvalid,
     ModelLoadFailed,
+    ModelUnavailable,
     VersionExists,
 )
 from umbel_registry import ArtifactStore, Manifest
@@ -46,6 +47,21 @@ def test_the_same_content_again_changes_nothing(
     folder, again = make_manifest()
     assert any_store.put(folder, again) == first
     assert list(any_store.manifests()) == [first]
+
+
+def test_the_same_content_again_puts_missing_files_back(
+    any_store: ArtifactStore, make_manifest: Make, tmp_path: Path
+) -> None:
+    folder, manifest = make_manifest()
+    any_store.put(folder, manifest)
+    lost = f"{any_store._files(manifest)}/sub/labels.txt"
+    any_store._fs.rm(lost)
+    with pytest.raises(ModelUnavailable, match="push the model again"):
+        any_store.fetch(manifest, tmp_path / "before")
+    any_store.put(folder, manifest)
+    fetched = any_store.fetch(manifest, tmp_path / "after")
+    assert (fetched / "sub" / "labels.txt").read_bytes() == b"cat\ndog\n"
+    assert all(size is not None for size in any_store.sizes(manifest).values())
 
 
 def test_a_version_never_changes(any_store: ArtifactStore, make_manifest: Make) -> None:
