@@ -43,7 +43,7 @@ def show(
         batch = recorded_batch(client, settings.namespace, letter.batch_id)
     payload = _payload(letter, batch)
     if content and payload is None:
-        raise InvalidInput(f"The input of {job_id} is not kept any more; leave out --input.")
+        raise InvalidInput(f"The input of {job_id} is not kept by itself; leave out --input.")
     if as_json:
         print_json(_facts(letter, batch, payload, content=content))
         return

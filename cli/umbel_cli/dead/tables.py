@@ -92,7 +92,7 @@ def evidence_table(
     for event in letter.history:
         table.add_row(event.what, Text(event_text(event)))
     table.add_row("last batch", Text(_batch_text(letter, batch)))
-    table.add_row("input", Text(_parts_text(parts)))
+    table.add_row("input", Text(_parts_text(parts, letter)))
     table.add_row("replayable", "yes" if letter.replayable else "no: its input is not kept")
     return table
 
@@ -105,9 +105,10 @@ def _batch_text(letter: DeadLetter, batch: RecordedBatch | None) -> str:
     return f"{text}, {'1 job' if count == 1 else f'{count} jobs'}, flushed by {batch.reason}"
 
 
-def _parts_text(parts: Sequence[Part] | None) -> str:
+def _parts_text(parts: Sequence[Part] | None, letter: DeadLetter) -> str:
     if parts is None:
-        return "not kept"
+        # A job that shared the outcome of another one was never in the forward itself.
+        return "that of an identical job of its batch" if letter.replayable else "not kept"
     return "\n".join(
         f"{part.name + ': ' if part.name else ''}{part.type}"
         f"{f' {part.shape}' if part.shape is not None else ''}, {size_text(part.bytes)}"

@@ -189,7 +189,7 @@ def test_show_without_the_input(
     assert (told["input"], told["batch"], told["replayable"]) == (None, None, False)
     answer = run_here("dead", "show", job_id, "--input")
     assert answer.code == 1
-    assert "is not kept any more" in answer.err
+    assert "is not kept by itself" in answer.err
 
 
 def test_show_of_what_is_no_dead_letter(run_here: Any, send: Any) -> None:

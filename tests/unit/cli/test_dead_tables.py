@@ -95,7 +95,9 @@ def test_evidence_keeps_brackets_and_counts_what_is_missing() -> None:
         assert words in text
     bare = drawn(evidence_table(LETTER, None, None))
     assert "not recorded" in bare
-    assert "not kept" in bare
+    assert "that of an identical job" in bare
+    gone = msgspec.structs.replace(LETTER, replayable=False)
+    assert "input       not kept" in drawn(evidence_table(gone, None, None))
 
 
 def test_a_batch_that_raised_and_lacks_a_job() -> None:
