@@ -18,7 +18,7 @@ from umbel_worker.app import make_app
 from umbel_worker.dispatch import make_flusher
 
 #: Share of the replies of Redis that are lost.
-_LOST_REPLIES = 0.01
+_LOST_REPLIES = 0.03
 
 
 class LossyBroker:
@@ -115,4 +115,4 @@ ON_LONE_FLUSHER = (
     Scenario("kill-flusher", "SIGKILL of the stand-alone flusher", kill_flusher),
     Scenario("lossy-hints", "20 % of Celery messages dropped, 20 % doubled", lossy_hints, 120),
 )
-ON_PROXY = (Scenario("lost-replies", "commands run, replies lost (1 %)", lost_replies, 150),)
+ON_PROXY = (Scenario("lost-replies", "commands run, replies lost (3 %)", lost_replies, 150),)

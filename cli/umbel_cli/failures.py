@@ -70,7 +70,7 @@ def facts(error: Exception) -> dict[str, Any]:
     """An error as a JSON object: ``error``, ``message``, ``retryable`` and what else it knows."""
     known: dict[str, Any] = {"error": type(error).__name__, "message": sentence(error)}
     known["retryable"] = isinstance(error, UmbelError) and error.retryable
-    for name in ("job_id", "retry_after", "kind"):
+    for name in ("job_id", "retry_after", "kind", "state", "finished_at"):
         if getattr(error, name, None) is not None:
             known[name] = getattr(error, name)
     return known

@@ -1,4 +1,4 @@
-"""``umbel submit``, ``umbel job`` and ``umbel cancel``: single jobs from the command line."""
+"""``umbel submit``, ``job``, ``cancel`` and ``forget``: single jobs from the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from umbel import Client, Job, JobInfo, ResultTimeout, State
+from umbel import Client, Job, JobInfo, Priority, ResultTimeout, State
 from umbel_batching.census import lane_statuses
 from umbel_cli.inputs import example_of, read_input, read_metadata
 from umbel_cli.lanes import unserved, warn_unserved
@@ -44,6 +44,17 @@ Timeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="Do not compute the job any more after this time."),
 ]
+Class = Annotated[
+    Priority, typer.Option("--priority", help="Higher jobs run first, but none starves.")
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        metavar="TEXT",
+        help="The same key with the same input finds the same job, instead of queueing another.",
+    ),
+]
 Metadata = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Kept with the job; may be given several times."),
@@ -63,11 +74,13 @@ def add_to(app: typer.Typer) -> None:
             "umbel submit digits --example",
             "umbel submit echo '[0.5, 1, 2]'",
             "umbel submit digits @pixels.npy --timeout 5 --metadata user=7",
+            "umbel submit digits @pixels.npy --priority high --idempotency-key order-7",
             "echo '[0.5, 1, 2]' | umbel submit echo - --json",
         ),
     )(submit)
     command(app, examples=("umbel job ID", "umbel job ID --json"))(job)
     command(app, CANCEL, examples=("umbel cancel ID",))(cancel)
+    command(app, CANCEL, examples=("umbel forget ID",))(forget)
 
 
 def submit(
@@ -78,6 +91,8 @@ def submit(
     example: Example = False,
     version: Version = None,
     timeout: Timeout = None,
+    priority: Class = Priority.NORMAL,
+    idempotency_key: Key = None,
     metadata: Metadata = None,
     wait: Wait = True,
     patience: Patience = 60.0,
@@ -89,7 +104,13 @@ def submit(
     with Client(settings=settings) as client:
         value = _example(settings, model, version) if inputs is None else read_input(inputs)
         submitted = client.submit(
-            model, value, version=version, timeout=timeout, metadata=read_metadata(metadata or ())
+            model,
+            value,
+            version=version,
+            timeout=timeout,
+            priority=priority,
+            idempotency_key=idempotency_key,
+            metadata=read_metadata(metadata or ()),
         )
         if not wait:
             _show_queued(submitted, as_json=as_json)
@@ -131,6 +152,16 @@ def cancel(settings: Settings, job_id: JobId, *, as_json: Json = False) -> None:
         output().print(f"[green]cancelled[/green] {job_id}", soft_wrap=True)
     else:
         output().print(f"not cancelled: the job is {state} already", soft_wrap=True)
+
+
+def forget(settings: Settings, job_id: JobId, *, as_json: Json = False) -> None:
+    """Delete what is kept of a job: its input, result and evidence; a live one is cancelled."""
+    with Client(settings=find_store(settings)) as client:
+        client.job(job_id).forget()
+    if as_json:
+        print_json({"id": job_id, "forgotten": True})
+    else:
+        output().print(f"[green]forgotten[/green] {job_id}", soft_wrap=True)
 
 
 def story(info: JobInfo, result: Any) -> dict[str, Any]:

@@ -27,8 +27,8 @@ COMMON = (
 )
 #: Settings of a flusher, of a client that submits, of one that cancels, and of a push.
 FLUSHER = (*COMMON, "max_attempts", "result_ttl_s")
-SUBMIT = (*COMMON, "max_payload_bytes", "result_ttl_s")
-CANCEL = (*COMMON, "result_ttl_s")
+SUBMIT = (*COMMON, "max_payload_bytes", "result_ttl_s", "tombstone_ttl_s")
+CANCEL = (*COMMON, "result_ttl_s", "tombstone_ttl_s")
 PUSH = (*COMMON, "allowed_modules", "device")
 #: Every setting there is: what a worker, and whatever starts workers, takes.
 EVERY = (*COMMON, *(name for name in Settings.model_fields if name not in COMMON))

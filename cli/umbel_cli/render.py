@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from umbel_batching.census import JobInfo, LaneStatus
-from umbel_batching.record import Event
+from umbel_batching.record import Event, Priority
 from umbel_registry import Manifest, Signature, TensorSpec
 
 #: Columns where standard output is no terminal.
@@ -92,6 +92,7 @@ def job_table(info: JobInfo) -> Table:
         ("waited", _milliseconds(info.wait_ms)),
         ("computed in", _milliseconds(info.compute_ms)),
         ("batch", _batch(info)),
+        ("priority", info.priority if info.priority != Priority.NORMAL else None),
         ("attempts", str(info.attempts)),
         ("worker", info.worker),
         *((event.what, event_text(event)) for event in info.history),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 from umbel_config.errors import LaneFull, StoreFull, StoreUnavailable
@@ -19,6 +20,7 @@ class Outage:
 
     def __init__(self) -> None:
         self._told = False
+        self._lock = threading.Lock()
 
     def met(self, error: StoreUnavailable) -> StoreUnavailable:
         """Notes an outage that may pass, and returns it.
@@ -28,16 +30,20 @@ class Outage:
         """
         if not error.retryable:
             raise error
-        if not self._told:
+        if self._turned(told=True):
             log.warning("Redis is away; waiting for results goes on. %s", error)
-            self._told = True
         return error
 
     def over(self) -> None:
         """Notes that the store answered."""
-        if self._told:
+        if self._told and self._turned(told=False):
             log.info("Redis is back")
-            self._told = False
+
+    def _turned(self, *, told: bool) -> bool:
+        """Whether this call is the one that turns it; many threads may wait at the same time."""
+        with self._lock:
+            before, self._told = self._told, told
+        return before is not told
 
 
 class Patience:

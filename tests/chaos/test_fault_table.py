@@ -10,6 +10,7 @@ from faults.stage import QUICK
 pytestmark = pytest.mark.chaos
 
 
+@pytest.mark.timeout(300)  # a family has up to six scenarios, and processes that load torch
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_promises_hold_under(family: Family) -> None:
     with family.opened(QUICK) as stage:

@@ -169,17 +169,11 @@ def test_own_job_without_a_trace_is_lost_and_anothers_is_not_found(
 
 
 def test_flushall_ends_all_waiting_with_job_lost(
-    lone: tuple[Any, Settings, redis.Redis],
-    register: Register,
-    serve: Serve,
-    rows: Rows,
-    wait_until: WaitUntil,
+    lone: tuple[Any, Settings, redis.Redis], rows: Rows, wait_until: WaitUntil
 ) -> None:
     _, site, store = lone
-    with Client(settings=site) as client, Client(settings=site) as other, store:
+    with Client(settings=site) as client, store:
         jobs = client.submit_many("affine", rows(5))
-        assert other.job(jobs[0].id).state() is State.QUEUED
-        asked = other.job(jobs[1].id)
         mapped = client.map("affine", rows(400), return_errors=True)
         with ThreadPoolExecutor(4) as pool:
             ends = [
@@ -198,13 +192,23 @@ def test_flushall_ends_all_waiting_with_job_lost(
                     future.result(timeout=20)
             outs = ends[3].result(timeout=20)
         assert [type(out) for out in outs] == [JobLost] * 400
-        with pytest.raises(JobLost):
-            asked.result(timeout=20)
+
+
+def test_client_starts_over_after_flushall(
+    lone: tuple[Any, Settings, redis.Redis], register: Register, serve: Serve, rows: Rows
+) -> None:
+    _, site, store = lone
+    with Client(settings=site) as client, Client(settings=site) as other, store:
+        jobs = client.submit_many("affine", rows(2))
+        assert other.job(jobs[0].id).state() is State.QUEUED
+        asked = other.job(jobs[1].id)
+        store.flushall()
+        for ask in (asked.result, asked.info, jobs[0].state, jobs[0].forget, jobs[0].cancel):
+            with pytest.raises(JobLost):
+                ask()
         with pytest.raises(JobNotFound) as caught:
             client.job(jobs[0].id).state()
         assert type(caught.value) is JobNotFound
-        with pytest.raises(JobLost):
-            jobs[4].forget()
         with pytest.raises(ModelNotFound):
             client.submit("affine", rows(1)[0])
         register(site)

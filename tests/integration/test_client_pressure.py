@@ -44,12 +44,17 @@ def small(
 ) -> Iterator[tuple[Settings, redis.Redis]]:
     """A Redis that has 8 MiB for jobs until ``serve`` ends, and a model of wide rows."""
     server = own_redis()
-    site = settings(redis_url=server.url, allowed_modules=("umbel_test_handlers",), result_ttl_s=2)
+    site = settings(redis_url=server.url, allowed_modules=("umbel_test_handlers",), result_ttl_s=1)
     register(site, "wide", inputs={"x": WIDE}, outputs={"y": WIDE})
     store = connect(server.url)
     store.config_set("maxmemory", store.info("memory")["used_memory"] + 8 * 2**20)
     yield site, store
     store.config_set("maxmemory", 0)
+
+
+def now_ms(store: redis.Redis) -> int:
+    seconds, micros = store.time()
+    return seconds * 1000 + micros // 1000
 
 
 @pytest.fixture
@@ -68,12 +73,16 @@ def test_higher_classes_run_first_and_lower_ones_do_not_starve(
     register: Register,
     serve: Serve,
     rows: Rows,
+    store_redis: redis.Redis,
+    wait_until: WaitUntil,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TEST_PAUSE_MS", "3")  # so that no two batches start in one millisecond
     register(site, "narrow", max_batch_size=4)
     with Client(settings=site) as client:
         low = client.submit_many("narrow", rows(16), priority="low")
+        arrived = low[-1].info().created_at
+        wait_until(lambda: now_ms(store_redis) > arrived, "the low ones are the oldest")
         normal = client.submit_many("narrow", rows(16))
         high = [client.submit("narrow", row, priority=Priority.HIGH) for row in rows(16)]
         assert [jobs[0].info().priority for jobs in (low, normal, high)] == [*Priority][::-1]
@@ -145,13 +154,13 @@ def test_full_redis_has_room_again_once_results_are_forgotten(
 def test_map_slows_down_for_a_full_redis(
     small: tuple[Settings, redis.Redis], serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Results expire after two seconds, so room comes back again and again."""
+    """Results expire after a second, so room comes back again and again."""
     site, store = small
     caplog.set_level(logging.WARNING, "umbel.client")
     serve(site)
     with Client(settings=site) as client:
-        outs = list(client.map("wide", wide(2500)))
-    np.testing.assert_array_equal(np.stack(outs), wide(2500) * 2 + 1)
+        outs = list(client.map("wide", wide(1500)))
+    np.testing.assert_array_equal(np.stack(outs), wide(1500) * 2 + 1)
     assert store.info("stats")["total_error_replies"] > 0
     assert "before it submits more" in caplog.text
 

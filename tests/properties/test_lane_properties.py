@@ -1,14 +1,16 @@
-"""Submits, claims, settlings, cancels, losses and repeats keep the promises in any order.
+"""Whatever is done to a lane in whatever order, and however often it is repeated, promises hold.
 
 A Hypothesis state machine drives the scripts on a real Redis beside a plain Python model of one
 lane. After each step every record, set and counter is compared with the model, so a job that is
-lost, doubled, computed past its fence or counted wrongly is found with the shortest way there.
+lost, doubled, computed past its fence or counted wrongly is found with the shortest way there. Each
+verb may be sent twice, as after a reply that was lost.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import hashlib
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
+    consumes,
     invariant,
     multiple,
     precondition,
@@ -26,127 +29,24 @@ from hypothesis.stateful import (
 
 from umbel_batching.calls import Calls
 from umbel_batching.keys import lane_keys, shared_keys
-from umbel_batching.lanes import Lane, new_uid
-from umbel_batching.policy import BatchPolicy
-from umbel_batching.record import _SPANS, HEAD, NO_REPLY, State, parse, settled, tail
+from umbel_batching.lanes import Lane, keyed_uid, new_uid
+from umbel_batching.record import _SPANS, NO_REPLY, Priority, State, parse, settled, tail
+from umbel_batching.retention import Retention
 from umbel_batching.scripts import Call, Runner
-from umbel_batching.values import Claimed, NewJob, Reaped, Settlement
+from umbel_batching.values import Accepted, Claimed, Known, NewJob, Settlement
 from umbel_config.errors import LaneFull
 
-SIZE, MAX_QUEUE, MAX_BYTES, MAX_ATTEMPTS = 4, 14, 14 * (HEAD + 24), 3
-LEASE_MS, TTL_S, PATIENCE_MS = 3_600_000, 1_000, 600_000
-POLICY = BatchPolicy(
-    max_batch_size=SIZE, max_wait_ms=0, max_queue=MAX_QUEUE, max_queue_bytes=MAX_BYTES
-)
+if TYPE_CHECKING:
+    from tests.properties import conftest as plain
+
+LEASE_MS, PATIENCE_MS, FAR_MS = 3_600_000, 600_000, 10**9
+KEEP = Retention(result_ttl_s=1_000, tombstone_ttl_s=1_000, dead_ttl_s=5_000)
 TOKENS = ["drain-a", "drain-b"]
-COUNTERS = ("submitted", "succeeded", "failed", "expired", "cancelled", "batches", "leases_lost")
-
-
-@dataclass
-class Job:
-    """What the model knows of one job."""
-
-    uid: str
-    created: int
-    payload: bytes
-    state: State = State.QUEUED
-    attempts: int = 0
-    cap: int = 0
-    batch: str = ""
-    late: bool = False
-
-
-@dataclass
-class Model:
-    """One lane as section 6 of the design promises it, in plain Python."""
-
-    jobs: dict[str, Job] = field(default_factory=dict)
-    live: dict[str, list[str]] = field(default_factory=dict)
-    lapsed: set[str] = field(default_factory=set)
-    settled: set[str] = field(default_factory=set)
-    lost: set[str] = field(default_factory=set)
-    sent: set[str] = field(default_factory=set)
-    drains: set[str] = field(default_factory=set)
-
-    def waiting(self) -> list[Job]:
-        queued = [job for job in self.jobs.values() if job.state is State.QUEUED]
-        return sorted(queued, key=lambda job: (job.created, job.uid))
-
-    def waiting_bytes(self) -> int:
-        return sum(HEAD + len(job.payload) for job in self.waiting())
-
-    def has_room(self, payloads: list[bytes]) -> bool:
-        more = sum(HEAD + len(payload) for payload in payloads)
-        jobs, size = len(self.waiting()) + len(payloads), self.waiting_bytes() + more
-        return jobs <= MAX_QUEUE and size <= MAX_BYTES
-
-    def claim(self, batch: str, token: str) -> list[str]:
-        taken: list[Job] = []
-        self.sent.discard(token)
-        for job in self.waiting()[:SIZE]:
-            if job.late:
-                job.state = State.EXPIRED
-            elif taken and (job.cap != taken[0].cap or len(taken) >= (taken[0].cap or SIZE)):
-                break
-            else:
-                taken.append(job)
-        for job in taken:
-            job.state, job.batch, job.attempts = State.RUNNING, batch, job.attempts + 1
-        if taken:
-            self.live[batch] = [job.uid for job in taken]
-            self.drains.add(token)
-        elif not self.waiting():
-            self.drains.discard(token)
-        return [job.uid for job in taken]
-
-    def running(self, batch: str) -> list[str]:
-        """The jobs that a live batch still holds."""
-        return [u for u in self.live.get(batch, []) if self.jobs[u].state is State.RUNNING]
-
-    def settle(self, batch: str, failing: set[str]) -> bool:
-        if batch not in self.live:
-            return batch in self.settled
-        for uid in self.running(batch):
-            self.jobs[uid].state = State.FAILED if uid in failing else State.SUCCEEDED
-        del self.live[batch]
-        self.lapsed.discard(batch)
-        self.settled.add(batch)
-        return True
-
-    def reap(self, limit: int) -> Reaped:
-        batches = sorted(self.lapsed)[:limit]
-        again = failed = 0
-        for batch in batches:
-            companions = len(self.live[batch])
-            for uid in self.running(batch):
-                job = self.jobs[uid]
-                if job.attempts >= MAX_ATTEMPTS:
-                    job.state, failed = State.FAILED, failed + 1
-                    continue
-                last = job.attempts + 1 >= MAX_ATTEMPTS
-                job.state, job.cap = State.QUEUED, 1 if last else -(-companions // 2)
-                again += 1
-            del self.live[batch]
-            self.lapsed.discard(batch)
-            self.lost.add(batch)
-        return Reaped(len(batches), again, failed)
-
-    def cancel(self, uid: str) -> tuple[bool, State]:
-        found = self.jobs[uid].state
-        if not found.terminal:
-            self.jobs[uid].state = State.CANCELLED
-        return not found.terminal, found
-
-    def flush(self, slots: int, tokens: list[str]) -> int:
-        depth = len(self.waiting())
-        ready = max(1, depth // SIZE) if depth else 0
-        pending = len(self.sent)
-        wanted = max(0, min(ready - pending, slots - pending - len(self.drains), len(tokens)))
-        self.sent.update(tokens[:wanted])
-        return wanted
-
-    def count(self, state: State) -> int:
-        return sum(job.state is state for job in self.jobs.values())
+PAYLOADS = [b"a", b"bb", b"c" * 160]
+COUNTERS = ("submitted", "succeeded", "failed", "expired", "cancelled", "shared", "replayed")
+twice = st.booleans().map(lambda again: range(1 + again))
+priorities, tokens = st.sampled_from(list(Priority)), st.sampled_from(TOKENS)
+Submitted = tuple[Call[Accepted], list["plain.Job"]]
 
 
 class LaneMachine(RuleBasedStateMachine):
@@ -155,93 +55,204 @@ class LaneMachine(RuleBasedStateMachine):
     submits = Bundle("submits")
     claims = Bundle("claims")
 
-    def __init__(self, client: redis.Redis, namespace: str) -> None:
+    def __init__(self, client: redis.Redis, namespace: str, model: plain.Model) -> None:
         super().__init__()
         self.client: Any = client
-        self.runner, self.calls = Runner(client), Calls(namespace)
-        self.lane = Lane(model="m", version=new_uid(), policy=POLICY)
+        self.runner, self.calls = Runner(client), Calls(namespace, KEEP)
+        self.lane = Lane(model="m", version=new_uid(), policy=model.policy)
         self.slot = self.lane.slot
         self.keys, self.shared = lane_keys(namespace, self.slot), shared_keys(namespace)
-        self.model = Model()
+        self.model = model
+        self.seen: list[str] = []
         self.ended: dict[str, bytes] = {}
 
-    @rule(target=submits, count=st.integers(1, 6), size=st.integers(0, 60))
-    def submit(self, count: int, size: int) -> Any:
-        payloads = [b"x" * size] * count
-        jobs = [NewJob(new_uid(), tail(NO_REPLY, b"") + payload) for payload in payloads]
-        call = self.calls.submit(self.lane, jobs)
-        if not self.model.has_room(payloads):
-            with pytest.raises(LaneFull):
-                self.runner.run(call)
-            assert not self.client.exists(*[self.keys.job + job.uid for job in jobs])
-            return multiple()
-        depth = self.runner.run(call)
-        created = parse(self.client.get(self.keys.job + jobs[0].uid)).created_ms
-        for job, payload in zip(jobs, payloads, strict=True):
-            self.model.jobs[job.uid] = Job(job.uid, created, payload)
-        assert depth == len(self.model.waiting())
+    def run(self, call: Call[Any]) -> Any:
+        return self.runner.run(call)
+
+    def any_uid(self, data: st.DataObject) -> str:
+        return self.one_of(data, self.seen)
+
+    def one_of(self, data: st.DataObject, uids: Collection[str]) -> str:
+        """One of ``uids``; by age, as the ids themselves differ from run to run."""
+        return data.draw(st.sampled_from([uid for uid in self.seen if uid in uids]))
+
+    # What producers do.
+
+    @rule(
+        target=submits,
+        count=st.integers(1, 5),
+        payload=st.sampled_from(PAYLOADS),
+        priority=priorities,
+        timed=st.booleans(),
+        again=twice,
+    )
+    def submit(
+        self, count: int, payload: bytes, priority: Priority, timed: bool, again: range
+    ) -> Any:
+        text, timeout = tail(NO_REPLY, b"", priority) + payload, FAR_MS if timed else 0
+        new = [NewJob(new_uid(), text, timeout) for _ in range(count)]
+        call = self.calls.submit(self.lane, new)
+        if not self.model.has_room([payload] * count, self.waiting_bytes()):
+            return self._refused(call, [job.uid for job in new])
+        replies = [self.run(call) for _ in again]
+        for job in new:
+            self._accept(job.uid, payload, priority, timed=timed)
+        assert {(reply.depth, bool(reply.known)) for reply in replies} == {(self.depth, False)}
         return call
 
-    @rule(call=submits)
-    def submit_again(self, call: Call[int]) -> None:
-        assert self.runner.run(call) == len(self.model.waiting())
+    def _refused(self, call: Call[Any], uids: list[str]) -> Any:
+        with pytest.raises(LaneFull):
+            self.run(call)
+        keys = [key + uid for uid in uids for key in (self.keys.job, self.shared.once)]
+        known = [self.shared.once + uid for uid in self.model.once]
+        known += [self.keys.job + uid for uid in self.model.jobs]
+        assert not self.client.exists(*[key for key in keys if key not in known], "none")
+        return multiple()
 
-    @rule(target=claims, token=st.sampled_from(TOKENS))
-    def claim(self, token: str) -> Any:
+    def _accept(
+        self, uid: str, payload: bytes, priority: Priority = Priority.NORMAL, *, timed: bool = False
+    ) -> None:
+        start, end = _SPANS["created"]
+        created = int(self.client.getrange(self.keys.job + uid, start, end - 1))
+        job = self.make_job(uid, payload, priority, timed=timed, created=created)
+        self.model.submit(job)
+        if uid not in self.seen:
+            self.seen.append(uid)
+
+    def make_job(self, *args: Any, **kwargs: Any) -> plain.Job:
+        raise NotImplementedError
+
+    @property
+    def depth(self) -> int:
+        return len(self.model.waiting())
+
+    @rule(call=submits)
+    def submit_again(self, call: Call[Accepted]) -> None:
+        if all(uid in self.model.jobs for uid in call.args[13::3]):
+            assert self.run(call) == Accepted(self.depth)
+
+    @rule(
+        keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=3),
+        payload=st.sampled_from(PAYLOADS),
+        again=twice,
+    )
+    def submit_keyed(self, keys: list[str], payload: bytes, again: range) -> None:
+        mark = hashlib.blake2b(payload, digest_size=16).hexdigest()
+        text, uids = tail(NO_REPLY, b"") + payload, [keyed_uid(self.lane.name, key) for key in keys]
+        call = self.calls.submit(self.lane, [NewJob(uid, text, 0, mark) for uid in uids])
+        for _ in again:
+            known, fresh = self._expected(uids, payload)
+            conflict = any(not each.same for each in known.values())
+            if conflict:
+                fresh = []
+            if fresh and not self.model.has_room([payload] * len(fresh), self.waiting_bytes()):
+                self._refused(call, fresh)
+                continue
+            accepted = self.run(call)
+            for uid in fresh:
+                self.model.once[uid] = payload
+                self._accept(uid, payload)
+            assert accepted == Accepted(self.depth, known)
+            assert accepted.conflicts == conflict
+
+    def _expected(self, uids: list[str], payload: bytes) -> tuple[dict[int, Known], list[str]]:
+        known, fresh = {}, []
+        for place, uid in enumerate(uids):
+            if uid in self.model.once or uid in fresh:
+                same = self.model.once.get(uid, payload) == payload
+                known[place] = Known(self.slot, uid, same)
+            else:
+                fresh.append(uid)
+        return known, fresh
+
+    @rule(data=st.data(), again=twice)
+    @precondition(lambda self: self.seen)
+    def cancel(self, data: st.DataObject, again: range) -> None:
+        uid = self.any_uid(data)
+        for _ in again:
+            assert self.run(self.calls.cancel(self.slot, uid)) == self.model.cancel(uid)
+
+    @rule(data=st.data(), again=twice)
+    @precondition(lambda self: self.seen)
+    def forget(self, data: st.DataObject, again: range) -> None:
+        uid = self.any_uid(data)
+        for _ in again:
+            assert self.run(self.calls.forget(self.slot, uid)) == self.model.forget(uid)
+        self.ended.pop(uid, None)
+        assert not self.client.exists(self.keys.job + uid, self.shared.once + uid)
+
+    # What workers do.
+
+    @rule(target=claims, token=tokens, again=twice)
+    def claim(self, token: str, again: range) -> Any:
         batch = new_uid()
-        expected = self.model.claim(batch, token)
-        claimed = self._claim(batch, token)
-        assert claimed.uids == expected
-        assert claimed.left == len(self.model.waiting())
+        for _ in again:
+            expected = self.model.claim(batch, token)
+            claimed = self._claim(batch, token)
+            assert (claimed.uids, claimed.left) == (expected, self.depth)
         return (claimed, token) if claimed.uids else multiple()
 
-    @rule(claim=claims)
-    def claim_again(self, claim: tuple[Claimed, str]) -> None:
-        claimed, token = claim
-        again = self._claim(claimed.batch, token)
-        assert again.uids == self.model.running(claimed.batch)
-        assert again.left == len(self.model.waiting())
-        assert all(parse(raw).batch == claimed.batch for raw in again.records)
+    @rule(target=claims, claim=claims)
+    def claim_again(self, claim: tuple[Claimed, str]) -> Any:
+        old, token = claim
+        again = self._claim(old.batch, token)
+        assert (again.uids, again.left) == (self.model.computed(old.batch), self.depth)
+        assert {parse(raw).batch for raw in again.records} <= {old.batch}
+        return (again, token) if again.uids else multiple()
 
     def _claim(self, batch: str, token: str) -> Claimed:
         call = self.calls.claim(self.slot, batch=batch, token=token, worker="w", lease_ms=LEASE_MS)
-        return self.runner.run(call)
+        claimed = self.run(call)
+        assert isinstance(claimed, Claimed)
+        for uid, raw in zip(claimed.uids, claimed.records, strict=True):
+            assert raw == self.client.get(self.keys.job + uid)
+        return claimed
 
-    @rule(claim=claims)
-    def renew(self, claim: tuple[Claimed, str]) -> None:
+    @rule(claim=claims, again=twice)
+    def renew(self, claim: tuple[Claimed, str], again: range) -> None:
         batch, token = claim[0].batch, claim[1]
-        held = batch in self.model.live
-        if held:
+        if batch in self.model.live:
             self.model.lapsed.discard(batch)
             self.model.drains.add(token)
         call = self.calls.renew(self.slot, batch=batch, token=token, lease_ms=LEASE_MS)
-        assert self.runner.run(call) == held
+        for _ in again:
+            assert self.run(call) == (batch in self.model.live)
 
-    @rule(claim=claims, failing=st.sets(st.integers(0, SIZE - 1)))
-    def settle(self, claim: tuple[Claimed, str], failing: set[int]) -> None:
+    @rule(
+        claim=st.one_of(claims, consumes(claims)), failing=st.sets(st.integers(0, 3)), again=twice
+    )
+    def settle(self, claim: tuple[Claimed, str], failing: set[int], again: range) -> None:
         claimed, _ = claim
-        states = [
-            State.FAILED if place in failing else State.SUCCEEDED
-            for place in range(len(claimed.uids))
+        bodies = [
+            None if place in failing else f"{claimed.batch}{uid}".encode()
+            for place, uid in enumerate(claimed.uids)
         ]
         records = [
-            settled(raw, state, claimed.batch.encode())
-            for raw, state in zip(claimed.records, states, strict=True)
+            settled(raw, State.FAILED if body is None else State.SUCCEEDED, body or b"")
+            for raw, body in zip(claimed.records, bodies, strict=True)
         ]
-        outcome = Settlement(claimed.uids, records, states.count(State.SUCCEEDED), {}, 1)
-        bad = {
-            uid for uid, state in zip(claimed.uids, states, strict=True) if state is State.FAILED
-        }
-        expected = self.model.settle(claimed.batch, bad)
-        call = self.calls.settle(self.slot, claimed.batch, outcome)
-        assert self.runner.run(call) == expected
+        succeeded = len(bodies) - bodies.count(None)
+        call = self.calls.settle(
+            self.slot, claimed.batch, Settlement(claimed.uids, records, succeeded, {}, 1)
+        )
+        for _ in again:
+            outcomes = dict(zip(claimed.uids, bodies, strict=True))
+            assert self.run(call) == self.model.settle(claimed.batch, outcomes)
 
-    @rule(data=st.data())
-    @precondition(lambda self: self.model.jobs)
-    def cancel(self, data: st.DataObject) -> None:
-        uid = data.draw(st.sampled_from(sorted(self.model.jobs)))
-        expected = self.model.cancel(uid)
-        assert self.runner.run(self.calls.cancel(self.slot, uid)) == expected
+    @rule(token=tokens, again=twice)
+    def hand_back(self, token: str, again: range) -> None:
+        for _ in again:
+            handed = self.run(self.calls.hand_back(self.slot, token))
+            assert handed == self.model.hand_back(token)
+
+    @rule(token=tokens, again=twice)
+    def release(self, token: str, again: range) -> None:
+        self.model.sent.discard(token)
+        self.model.drains.discard(token)
+        for _ in again:
+            assert self.run(self.calls.release(self.slot, token)) == self.depth
+
+    # What befalls them, and what flushers and operators do about it.
 
     @rule(claim=claims)
     def lease_runs_out(self, claim: tuple[Claimed, str]) -> None:
@@ -250,100 +261,163 @@ class LaneMachine(RuleBasedStateMachine):
             self.model.lapsed.add(batch)
         self.client.zadd(self.keys.leases, {batch: 1}, xx=True)
 
-    @rule(limit=st.integers(1, 3))
-    def reap(self, limit: int) -> None:
-        expected = self.model.reap(limit)
-        call = self.calls.reap(self.slot, limit=limit, max_attempts=MAX_ATTEMPTS)
-        assert self.runner.run(call) == expected
+    @rule(token=tokens, again=twice)
+    def worker_dies(self, token: str, again: range) -> None:
+        call = self.calls.orphan(self.slot, owner=token, cause="killed|by\nSIGKILL")
+        for _ in again:
+            assert self.run(call) == self.model.orphan(token)
+
+    @rule(limit=st.integers(1, 3), again=twice)
+    def reap(self, limit: int, again: range) -> None:
+        call = self.calls.reap(self.slot, limit=limit, max_attempts=3)
+        for _ in again:
+            leases = [batch.decode() for batch in self.client.zrange(self.keys.leases, 0, -1)]
+            due = [batch for batch in leases if batch in self.model.lapsed][:limit]
+            self._wait_until_past(due)
+            assert self.run(call) == self.model.reap(due)
+
+    def _wait_until_past(self, due: list[str]) -> None:
+        """The clock of the server has no say in what is due, but for the millisecond it is in."""
+        assert all(self.client.zscore(self.keys.leases, batch) <= self.now_ms() for batch in due)
+
+    def now_ms(self) -> int:
+        seconds, micros = self.client.time()
+        return int(seconds) * 1_000 + int(micros) // 1_000
 
     @rule(data=st.data())
-    @precondition(lambda self: self.model.waiting() or self.model.live)
+    @precondition(lambda self: self.model.alive())
     def deadline_passes(self, data: st.DataObject) -> None:
-        alive = sorted(uid for uid, job in self.model.jobs.items() if not job.state.terminal)
-        if not alive:
-            return
-        uid = data.draw(st.sampled_from(alive))
-        self.model.jobs[uid].late = True
+        uid = self.one_of(data, {job.uid for job in self.model.alive()})
+        job = self.model.jobs[uid]
+        job.timed = job.late = True
         self.client.setrange(self.keys.job + uid, _SPANS["deadline"][0], b"0" * 12 + b"1")
+        if job.state is State.QUEUED:
+            self.client.zadd(self.keys.deadlines, {uid: 1})
 
-    @rule(token=st.sampled_from(TOKENS))
-    def release(self, token: str) -> None:
-        self.model.sent.discard(token)
-        self.model.drains.discard(token)
-        left = self.runner.run(self.calls.release(self.slot, token))
-        assert left == len(self.model.waiting())
+    @rule(limit=st.integers(1, 9), again=twice)
+    def expire(self, limit: int, again: range) -> None:
+        for _ in again:
+            assert self.run(self.calls.expire(self.slot, limit)) == self.model.expire(limit)
 
-    @rule(slots=st.integers(1, 3), repeat=st.booleans(), fresh=st.booleans())
-    @precondition(lambda self: self.model.jobs)
-    def flush(self, slots: int, repeat: bool, fresh: bool) -> None:
-        tokens = [new_uid() for _ in range(3)] if fresh else TOKENS
-        self.model.sent.difference_update(tokens)
-        expected = self.model.flush(slots, tokens)
-        call = self.calls.flush(self.slot, slots=slots, patience_ms=PATIENCE_MS, tokens=tokens)
-        for _ in range(1 + repeat):
-            flush = self.runner.run(call)
-            assert (flush.sent, flush.expired) == (expected, len(self.model.lapsed))
+    @rule(data=st.data(), again=twice)
+    @precondition(lambda self: self.seen)
+    def replay(self, data: st.DataObject, again: range) -> None:
+        uid = self.one_of(data, self.model.dead or self.seen)
+        for _ in again:
+            batch = self.model.jobs[uid].batch if uid in self.model.jobs else ""
+            size = self.client.hstrlen(self.keys.recording + batch, uid)
+            used, policy = self.waiting_bytes(), self.model.policy
+            room = self.depth < policy.max_queue and used + size <= policy.max_queue_bytes
+            expected = self.model.replay(uid, has_room=room)
+            assert self.run(self.calls.replay(self.slot, uid)) == expected
+            if expected.done:
+                del self.ended[uid]
+
+    @rule(data=st.data(), again=twice)
+    @precondition(lambda self: self.model.dead)
+    def drop(self, data: st.DataObject, again: range) -> None:
+        uid = self.one_of(data, self.model.dead)
+        for _ in again:
+            assert self.run(self.calls.drop(self.slot, uid)) == self.model.drop(uid)
+
+    @rule(slots=st.integers(1, 3), fresh=st.booleans(), again=twice)
+    @precondition(lambda self: self.seen)
+    def flush(self, slots: int, fresh: bool, again: range) -> None:
+        names = [new_uid() for _ in range(3)] if fresh else TOKENS
+        call = self.calls.flush(self.slot, slots=slots, patience_ms=PATIENCE_MS, tokens=names)
+        late = sum(job.late for job in self.model.waiting())
+        for _ in again:
+            flush = self.run(call)
+            expected = (self.model.flush(slots, names), len(self.model.lapsed), late)
+            assert (flush.sent, flush.expired, flush.overdue) == expected
 
     @rule(now=st.booleans())
     def rearm(self, now: bool) -> None:
         work = bool(self.model.waiting() or self.model.live)
         if now and work:
             self.model.sent.clear()
-        assert self.runner.run(self.calls.rearm(self.slot, now=now)) == work
+        assert self.run(self.calls.rearm(self.slot, now=now)) == work
+
+    # What must hold at any time.
+
+    def members(self, key: str) -> list[str]:
+        return [member.decode() for member in self.client.zrange(key, 0, -1)]
+
+    def ask(self, command: str, names: Collection[str], *rest: Any) -> list[Any]:
+        """The replies to one command for each of ``names``, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for name in names:
+            pipe.execute_command(command, name, *rest)
+        return pipe.execute() if names else []
+
+    def waiting_bytes(self) -> int:
+        keys = [self.keys.job + job.uid for job in self.model.waiting()]
+        return sum(self.ask("STRLEN", keys))
 
     @invariant()
     def every_set_is_as_the_model_says(self) -> None:
-        pipe = self.client.pipeline(transaction=False)
-        for key in (self.keys.waiting, self.keys.leases, self.keys.sent, self.keys.drains):
-            pipe.zrange(key, 0, -1)
-        waiting, leases, sent, drains = ([m.decode() for m in found] for found in pipe.execute())
-        assert waiting == [job.uid for job in self.model.waiting()]
-        assert set(leases) == set(self.model.live)
-        assert set(sent) == self.model.sent
-        assert set(drains) == self.model.drains
+        model, keys = self.model, self.keys
+        names = (keys.waiting, keys.leases, keys.sent, keys.drains, keys.dead, keys.deadlines)
+        found = self.ask("ZRANGE", names, 0, -1)
+        waiting, *others = ([member.decode() for member in members] for members in found)
+        assert waiting == [job.uid for job in model.waiting()]
+        timed = {job.uid for job in model.waiting() if job.timed}
+        expected = [set(model.live), model.sent, model.drains, model.dead, timed]
+        assert [set(members) for members in others] == expected
 
     @invariant()
     def every_job_is_in_one_place_and_ends_once(self) -> None:
-        pipe = self.client.pipeline(transaction=False)
-        for uid in self.model.jobs:
-            pipe.get(self.keys.job + uid)
-            pipe.ttl(self.keys.job + uid)
-        replies = pipe.execute()
-        pairs = zip(replies[::2], replies[1::2], strict=True)
-        for job, (raw, ttl) in zip(self.model.jobs.values(), pairs, strict=True):
+        keys = [self.keys.job + uid for uid in self.model.jobs]
+        rows = zip(self.ask("GET", keys), self.ask("TTL", keys), strict=True)
+        for job, (raw, ttl) in zip(self.model.jobs.values(), rows, strict=True):
             self._check(job, raw, ttl)
         held = [uid for batch in self.model.live for uid in self.model.running(batch)]
-        assert len(held) == len(set(held)) == self.model.count(State.RUNNING)
+        states = [job.state for job in self.model.jobs.values()]
+        assert len(held) == len(set(held)) == states.count(State.RUNNING)
 
-    def _check(self, job: Job, raw: bytes, ttl: int) -> None:
+    def _check(self, job: plain.Job, raw: bytes, ttl: int) -> None:
         record = parse(raw)
-        assert (record.state, record.attempts, record.cap, record.batch) == (
-            job.state,
-            job.attempts,
-            job.cap,
-            job.batch,
-        )
+        found = (record.state, record.attempts, record.cap, record.batch, record.priority)
+        assert found == (job.state, job.attempts, job.cap, job.batch, job.priority)
         assert record.created_ms == job.created
-        if job.state.terminal:
-            assert 0 < ttl <= TTL_S
-            assert self.ended.setdefault(job.uid, raw) == raw
-        else:
-            assert ttl == -1
-            assert bytes(record.body) == job.payload
+        assert [event.what for event in record.history] == job.history
+        if not job.state.terminal:
+            assert (ttl, bytes(record.body)) == (-1, job.payload)
+            assert bool(record.deadline_ms) == job.timed
+            return
+        long = job.uid in self.model.dead
+        assert KEEP.result_ttl_s * long < ttl <= (KEEP.dead_ttl_s if long else KEEP.result_ttl_s)
+        assert self.ended.setdefault(job.uid, raw) == raw
+        if job.state is State.SUCCEEDED:
+            assert bytes(record.body) == job.body
 
     @invariant()
     def every_counter_agrees(self) -> None:
         fields = self.client.hgetall(self.keys.lane)
-        counted = {name: int(fields.get(name.encode(), 0)) for name in (*COUNTERS, "bytes")}
+        names = (*COUNTERS, "batches", "leases_lost", "bytes")
+        counted = {name: int(fields.get(name.encode(), 0)) for name in names}
         model = self.model
-        ends = {state.value: model.count(state) for state in State if state.terminal}
         assert counted == {
-            "submitted": len(model.jobs),
+            **{name: model.counts[name] for name in COUNTERS},
             "batches": len(model.settled),
             "leases_lost": len(model.lost),
-            "bytes": model.waiting_bytes(),
-            **ends,
+            "bytes": self.waiting_bytes(),
         }
+        ends = sum(counted[state.value] for state in State if state.terminal)
+        assert counted["submitted"] == ends + len(model.alive())
+
+    @invariant()
+    def what_ended_is_known_to_have_existed(self) -> None:
+        told = self.run(self.calls.fates(self.slot, self.seen))
+        found = {uid: fate.state for uid, fate in zip(self.seen, told, strict=True) if fate}
+        assert found == self.model.fates
+
+    @invariant()
+    def keys_are_held_as_long_as_their_jobs(self) -> None:
+        ttls = self.ask("TTL", [self.shared.once + uid for uid in self.model.once])
+        for uid, ttl in zip(self.model.once, ttls, strict=True):
+            live = not self.model.jobs[uid].state.terminal
+            assert ttl == -1 if live else ttl > KEEP.result_ttl_s
 
     @invariant()
     def a_lane_with_work_is_due(self) -> None:
@@ -351,28 +425,65 @@ class LaneMachine(RuleBasedStateMachine):
         if self.model.waiting() or self.model.live:
             assert due is not None
         if self.model.waiting() and not self.model.sent and not self.model.drains:
-            seconds, micros = self.client.time()
-            assert due <= seconds * 1_000 + micros // 1_000 + PATIENCE_MS
+            assert due <= self.now_ms() + PATIENCE_MS
 
     @invariant()
     def batches_are_kept_for_their_time(self) -> None:
-        for batch in self.model.live:
-            assert self.client.ttl(self.keys.batch + batch) == -1
-        for batch in self.model.settled | self.model.lost:
-            assert 0 < self.client.ttl(self.keys.batch + batch) <= TTL_S
+        live = [self.keys.batch + batch for batch in self.model.live]
+        over = self.model.settled | self.model.lost | self.model.returned
+        assert set(self.ask("TTL", live)) <= {-1}
+        ttls = self.ask("TTL", [self.keys.batch + batch for batch in over])
+        assert all(0 < ttl <= KEEP.dead_ttl_s for ttl in ttls)
+
+    def teardown(self) -> None:
+        """Drains the lane: nothing may be left then that stays for ever."""
+        for token in TOKENS:
+            self.run(self.calls.hand_back(self.slot, token))
+        claimed = self._claim(new_uid(), TOKENS[0])
+        while claimed.uids or claimed.left:
+            records = [settled(raw, State.SUCCEEDED, b"") for raw in claimed.records]
+            outcome = Settlement(claimed.uids, records, len(records), {}, 1)
+            assert not claimed.uids or self.run(
+                self.calls.settle(self.slot, claimed.batch, outcome)
+            )
+            claimed = self._claim(new_uid(), TOKENS[0])
+        states = self.run(self.calls.states(self.slot, sorted(self.model.jobs)))
+        assert all(state is not None and state.terminal for state in states)
+        found = list(self.client.scan_iter(match=f"*{{{self.slot}}}*", count=5_000))
+        found += [self.shared.once + uid for uid in self.model.once]
+        permanent = {self.keys.lane, self.keys.sent}
+        names = {key.decode() if isinstance(key, bytes) else key for key in found}
+        ttls = dict(zip(names, self.ask("TTL", names), strict=True))
+        assert {name for name, ttl in ttls.items() if ttl == -1} <= permanent
+        self.client.delete(*names, "none")
 
 
+@pytest.mark.parametrize(
+    ("sharing", "examples"),
+    [({}, 100), ({"single_flight": True}, 50), ({"cache_ttl_s": 3_600}, 50)],
+    ids=["alone", "single flight", "cache"],
+)
 def test_the_scripts_keep_their_promises_in_any_order(
-    store_redis: redis.Redis, namespace: str
+    store_redis: redis.Redis,
+    namespace: str,
+    make_model: type[plain.Model],
+    make_job: type[plain.Job],
+    sharing: dict[str, Any],
+    examples: int,
 ) -> None:
     class Machine(LaneMachine):
         def __init__(self) -> None:
-            super().__init__(store_redis, namespace)
+            model = make_model()
+            model.policy = model.policy.model_copy(update=sharing)
+            super().__init__(store_redis, namespace, model)
+
+        def make_job(self, *args: Any, **kwargs: Any) -> plain.Job:
+            return make_job(*args, **kwargs)
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=120,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -83,6 +83,7 @@ class Grace:
         self._over.set()
         self.begin()
         self._thread.join()
+        self._flag.clear_away()
 
     def _run(self) -> None:
         os.read(self._reader, 1)

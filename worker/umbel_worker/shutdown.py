@@ -42,6 +42,7 @@ class Stopping:
 
     def share(self) -> None:
         """Has pool processes that are started from now on follow this process."""
+        self._file = ""  # in the environment of a worker that was started anew in its place
         if self._ours:
             return
         name = f"umbel-stop-{os.getpid()}-{secrets.token_hex(8)}"

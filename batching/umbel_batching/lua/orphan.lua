@@ -1,12 +1,13 @@
 -- Ends the leases of a process that has died, and notes why: its batches are taken back at once.
--- KEYS: leases, sent, drains, wake, signal, batch
+-- KEYS: leases, drains, wake, signal, batch
 -- ARGV: slot, a drain token or the name of a worker, the cause
 -- Returns the number of batches.
 local slot, owner = ARGV[1], ARGV[2]
 local now, found = now_ms(), 0
 begin(leases)
-redis.call('ZREM', sent, owner)
-redis.call('ZREM', drains, owner)
+-- A hint that it had not answered stays noted: the pause before the next one grows, so that a model
+-- which kills whoever loads it is not loaded without end.
+local ended = redis.call('ZREM', drains, owner)
 for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
   local known = redis.call('HMGET', batch .. id, 'token', 'worker')
   if known[1] == owner or known[2] == owner then
@@ -16,5 +17,5 @@ for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
     found = found + 1
   end
 end
-if found > 0 then arm(slot, now) end
+if found + ended > 0 then arm(slot, now) end
 return found

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from umbel_batching.calls import Calls
-from umbel_batching.keys import lane_keys
+from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import NO_REPLY, Record, parse, tail
@@ -30,6 +30,7 @@ class Lab:
         self.lane = Lane(model="affine", version="1", policy=policy)
         self.client, self.runner, self.calls = client, Runner(client), Calls(namespace)
         self.keys = lane_keys(namespace, self.lane.slot)
+        self.wake = shared_keys(namespace).wake
 
     def submit(self, count: int) -> list[str]:
         jobs = [NewJob(new_uid(), tail(NO_REPLY, b"") + b"payload") for _ in range(count)]

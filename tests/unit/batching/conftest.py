@@ -80,7 +80,9 @@ class Lab:
         self, *keys: str, payload: bytes = b"payload", timeout_ms: int = 0, lane: Lane | None = None
     ) -> Accepted:
         """Submits one job for each idempotency key, in one call."""
-        return self.runner.run(self.keyed_call(*keys, payload=payload, timeout_ms=timeout_ms, lane=lane))
+        return self.runner.run(
+            self.keyed_call(*keys, payload=payload, timeout_ms=timeout_ms, lane=lane)
+        )
 
     def keyed_call(
         self, *keys: str, payload: bytes = b"payload", timeout_ms: int = 0, lane: Lane | None = None
@@ -110,7 +112,12 @@ class Lab:
         return self.runner.run(call)
 
     def outcome(
-        self, claimed: Claimed, failing: Collection[str] = (), *, device: str = "cpu", ceiling: int = 0
+        self,
+        claimed: Claimed,
+        failing: Collection[str] = (),
+        *,
+        device: str = "cpu",
+        ceiling: int = 0,
     ) -> Settlement:
         """The outcomes a worker would settle: ``done`` for each job but the ``failing`` ones."""
         states = [State.FAILED if uid in failing else State.SUCCEEDED for uid in claimed.uids]

@@ -125,7 +125,9 @@ def test_recorded_inputs_are_bounded_in_bytes(make_lab: type[Lab]) -> None:
         batches.append(claimed.batch)
         lab.settle(claimed, failing=claimed.uids[:1])
         for member in lab.members(lab.keys.recordings):
-            lab.client.zadd(lab.keys.recordings, {member: 1 + lab.now() - 2_000 * (3 - len(batches))})
+            lab.client.zadd(
+                lab.keys.recordings, {member: 1 + lab.now() - 2_000 * (3 - len(batches))}
+            )
     kept = [batch for batch in batches if lab.client.exists(lab.keys.recording + batch)]
     assert kept == batches[1:]
     assert lab.counter("recorded_bytes") == 2 * one

@@ -12,9 +12,7 @@ from umbel_batching.retention import Retention
 if TYPE_CHECKING:
     from tests.conftest import MakeSettings
 
-FIVE = Retention(
-    result_ttl_s=1, tombstone_ttl_s=2, dead_ttl_s=3, max_dead=4, max_dead_bytes=5
-)
+FIVE = Retention(result_ttl_s=1, tombstone_ttl_s=2, dead_ttl_s=3, max_dead=4, max_dead_bytes=5)
 
 
 def test_the_scripts_read_five_numbers() -> None:

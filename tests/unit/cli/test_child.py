@@ -21,8 +21,16 @@ def test_a_child_that_dies_is_started_again_later_each_time(
 ) -> None:
     lines: Lines = []
     variables = {"UMBEL_STATE_DIR": str(tmp_path)}  # no Redis there: a flusher ends at once
-    child = Child("flusher", ("flusher",), variables, lambda *line: lines.append(line))
+    deaths: list[tuple[int, str]] = []
+    child = Child(
+        "flusher",
+        ("flusher",),
+        variables,
+        lambda *line: lines.append(line),
+        lambda *death: deaths.append(death),
+    )
     child.start()
+    first = child.pid
 
     def tended(words: str) -> bool:
         child.tend()
@@ -33,6 +41,8 @@ def test_a_child_that_dies_is_started_again_later_each_time(
         wait_until(lambda: tended("starting it again in 2 s"), "second death")
     finally:
         child.end()
+    assert deaths[0] == (first, "ended by itself with exit code 1")
+    assert len(deaths) == 2, "each death is told once"
     assert ("flusher", lines[0][1]) == lines[0]
     assert any(line.startswith("error: No Redis to talk to") for _, line in lines)
 

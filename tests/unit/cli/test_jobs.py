@@ -1,7 +1,8 @@
-"""``umbel submit``, ``job``, ``cancel`` and ``lanes`` while no worker is there."""
+"""``umbel submit``, ``job``, ``cancel``, ``forget`` and ``lanes`` while no worker is there."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -58,6 +59,40 @@ def test_cancel(run_here: Any) -> None:
     assert "cancelled" in run_here("job", job_id).out
 
 
+def test_priority_is_kept_and_shown(run_here: Any) -> None:
+    words = ("submit", "reader", "--example", "--no-wait")
+    job_id = run_here(*words, "--priority", "high").out.strip()
+    assert run_here("job", job_id, "--json").json["priority"] == "high"
+    assert "high" in run_here("job", job_id).out
+    assert "priority" not in run_here("job", run_here(*words).out.strip()).out
+    refused = run_here(*words, "--priority", "urgent")
+    assert refused.code == 2
+    assert "high" in refused.err
+
+
+def test_same_key_prints_the_same_job_and_another_input_names_it(run_here: Any) -> None:
+    words = ("submit", "reader", "[1, 2, 3]", "--no-wait", "--idempotency-key", "order 7")
+    first, second = run_here(*words), run_here(*words)
+    assert first.out == second.out
+    answer = run_here("submit", "reader", "[1, 2, 4]", *words[3:], "--json")
+    assert answer.code == 1
+    told = json.loads(answer.err)
+    assert (told["error"], told["job_id"]) == ("IdempotencyConflict", first.out.strip())
+
+
+def test_forgotten_job_is_told_as_such(run_here: Any) -> None:
+    job_id = run_here("submit", "reader", "--example", "--no-wait").out.strip()
+    assert run_here("forget", job_id).out == f"forgotten {job_id}\n"
+    assert run_here("forget", job_id, "--json").json == {"id": job_id, "forgotten": True}
+    answer = run_here("job", job_id)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith(f"error: Job {job_id} was cancelled at ")
+    assert len(answer.err.splitlines()) == 1
+    told = json.loads(run_here("job", job_id, "--json").err)
+    assert (told["error"], told["state"], told["job_id"]) == ("ResultExpired", "cancelled", job_id)
+    assert told["finished_at"] > 1_700_000_000_000
+
+
 def test_lanes_warn_of_jobs_that_nobody_serves(run_here: Any) -> None:
     assert "No lane yet" in run_here("lanes").out
     run_here("submit", "reader", "--example", "--no-wait")
@@ -80,6 +115,9 @@ def test_errors_of_every_kind_are_one_line(run_here: Any) -> None:
         (("submit", "reader", "--example", "--max-payload-bytes", "1"), "max_payload_bytes"),
         (("job", unknown), "No job"),
         (("cancel", "nonsense"), "is no job id"),
+        (("forget", "nonsense"), "is no job id"),
+        (("forget", unknown), "No job"),
+        (("submit", "reader", "--example", "--idempotency-key", ""), "printable text"),
     ):
         answer = run_here(*words)
         assert (answer.code, answer.out) == (1, ""), words

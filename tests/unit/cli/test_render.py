@@ -110,6 +110,13 @@ def test_a_job_that_waits_says_only_what_is_known() -> None:
     assert "started" not in text
 
 
+def test_the_class_of_a_job_is_told_if_it_is_no_normal_one() -> None:
+    assert "priority" not in drawn(job_table(INFO))
+    text = drawn(job_table(msgspec.structs.replace(INFO, priority="low")))
+    assert "priority" in text
+    assert "low" in text
+
+
 def test_the_story_of_a_job_keeps_brackets() -> None:
     text = drawn(job_table(INFO))
     assert "7 jobs, flushed by size" in text

@@ -76,3 +76,9 @@ def test_a_stack_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
     given = load_settings(redis_url="redis://127.0.0.1:1", redis_retries=0, state_dir=tmp_path)
     with pytest.raises(StoreUnavailable), Stack(given, workers=1, say=silent):
         pytest.fail("it started without a Redis")
+
+
+def test_members_have_longer_to_stop_than_their_batches(settings: Any) -> None:
+    for grace_s in (0, 20, 300):
+        stack = Stack(settings(grace_s=grace_s), workers=0, say=silent)
+        assert stack.patience_s >= grace_s + 5

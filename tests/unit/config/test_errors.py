@@ -42,6 +42,7 @@ def test_only_what_waiting_can_cure_is_retryable() -> None:
         "LaneFull",
         "ModelUnavailable",
         "ResultTimeout",
+        "StoreFull",
         "StoreUnavailable",
     }
 

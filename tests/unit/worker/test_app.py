@@ -46,6 +46,7 @@ def config() -> dict[str, Any]:
         ("worker_prefetch_multiplier", 1),
         ("worker_cancel_long_running_tasks_on_connection_loss", False),
         ("worker_pool_start_method", "spawn"),
+        ("worker_proc_alive_timeout", 60.0),
         ("worker_pool", "threads"),
         ("worker_concurrency", 1),
         ("broker_connection_retry_on_startup", True),

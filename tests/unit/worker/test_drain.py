@@ -179,6 +179,38 @@ def test_lost_lease_writes_nothing(bench: Any, array_model: Any) -> None:
     assert made.states(uids) == [State.RUNNING] * 2
 
 
+def test_batch_of_a_process_that_is_ended_goes_back_without_penalty(
+    bench: Any, array_model: Any
+) -> None:
+    def ended(x: Any) -> Any:
+        raise SystemExit(-241)  # what billiard raises in a process that gets SIGTERM
+
+    made = bench(lambda: array_model(ended))
+    uids = made.submit(2)
+    with pytest.raises(SystemExit):
+        made.drainer.drain(LANE.name, made.send())
+    assert made.states(uids) == [State.QUEUED] * 2
+    assert parse(made.store.get(made.keys.job + uids[0])).attempts == 0
+    assert made.count("leases") == made.count("drains") == 0
+
+
+def test_error_of_our_own_uses_up_an_attempt(
+    bench: Any, double: ArrayModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given back without penalty, a batch that trips over a bug would come again for ever."""
+
+    def bug(*_: Any) -> Any:
+        raise TypeError("bug")
+
+    monkeypatch.setattr("umbel_worker.drain.settlement", bug)
+    made = bench(lambda: double)
+    uids = made.submit(2)
+    with pytest.raises(TypeError, match="bug"):
+        made.drainer.drain(LANE.name, made.send())
+    assert made.states(uids) == [State.RUNNING] * 2
+    assert (made.count("leases"), made.count("drains")) == (1, 0)
+
+
 def test_each_waiting_client_gets_one_message_for_its_jobs(bench: Any, double: ArrayModel) -> None:
     made = bench(lambda: double)
     heard = made.store.pubsub(ignore_subscribe_messages=True)

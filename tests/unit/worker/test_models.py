@@ -10,6 +10,7 @@ from typing import Any
 
 import fakeredis
 import pytest
+import torch
 import yaml
 
 from umbel_config.errors import ArtifactTampered, ModelNotFound, VersionNotFound
@@ -17,7 +18,7 @@ from umbel_config.settings import Settings
 from umbel_registry import ArtifactStore, Catalog, load_model, push
 from umbel_registry.loading import HandlerModel
 from umbel_worker import models
-from umbel_worker.models import ModelCache, pick_device, warm_up
+from umbel_worker.models import ModelCache, kind_of, pick_device, warm_up
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 MODULE = "umbel_test_handlers"
@@ -142,3 +143,12 @@ def test_device_is_as_set_or_found() -> None:
     assert pick_device("cuda:1") == "cuda:1"
     assert pick_device("cpu") == "cpu"
     assert pick_device("auto") in {"cpu", "cuda"}
+
+
+def test_devices_with_equal_memory_share_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kind_of("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert kind_of("cuda:1") == "cuda", "nothing runs there, but nothing breaks either"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": "NVIDIA H100 80GB"}.get)
+    assert kind_of("cuda:1") == "cuda:NVIDIA-H100-80GB"

@@ -45,6 +45,18 @@ def test_processes_of_the_pool_follow_their_parent(parent: Stopping, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_worker_started_anew_in_place_of_another_does_not_stop(
+    parent: Stopping, tmp_path: Path
+) -> None:
+    """Celery does so at SIGHUP; the environment is the old one."""
+    parent.set()
+    successor = Stopping()
+    assert successor.is_set()
+    successor.share()
+    assert not successor.is_set()
+    parent.clear_away()
+
+
 def test_a_name_is_given_once(parent: Stopping) -> None:
     before = os.environ[STOP_FILE]
     parent.share()
