@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from umbel_cli.doctor.findings import Finding, ok, problem, warning
-from umbel_cli.stack import PATIENCE_S
 from umbel_config.settings import Settings
 
 _SHORT_LEASE_MS, _LONG_LEASE_MS, _SHORT_RESULT_S = 1_000, 300_000, 30
@@ -75,17 +74,6 @@ def _drain(settings: Settings, visible_s: float) -> Iterator[Finding]:
         )
 
 
-def _grace(settings: Settings) -> Iterator[Finding]:
-    if settings.grace_s >= PATIENCE_S:
-        yield warning(
-            "settings.umbel",
-            f"grace_s ({settings.grace_s:g}) is not below the {PATIENCE_S:g} s that umbel up waits "
-            "for its workers: they are killed before they hand back what they run",
-            f"Set grace_s below {PATIENCE_S:g}; or run umbel worker under a supervisor that waits "
-            "longer",
-        )
-
-
 def _retention(settings: Settings) -> Iterator[Finding]:
     if settings.result_ttl_s < _SHORT_RESULT_S:
         yield warning(
@@ -124,7 +112,6 @@ def _queues(settings: Settings) -> Iterator[Finding]:
 
 _RULES: Final[tuple[Callable[[Settings], Iterator[Finding]], ...]] = (
     _lease,
-    _grace,
     _retention,
     _recording,
     _queues,

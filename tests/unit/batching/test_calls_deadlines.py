@@ -121,7 +121,7 @@ def test_a_deadline_makes_a_lane_due_before_its_wait_is_over(
     assert lab.next_look() == due
     assert lab.flush().sent == (0 if early else 1)
     if early:
-        assert lab.next_look() <= lab.now() + 2_000
+        assert (lab.next_look() or 0) <= lab.now() + 2_000
         lab.set_deadline(uid, lab.now() + MARGIN_MS - 1)
         assert lab.flush().sent == 1
     assert lab.claim().reason == "deadline"
@@ -195,7 +195,7 @@ def test_after_tidying_the_next_look_is_in_the_future(
     assert flush.overdue == 3
     lab.expire()
     assert lab.flush(slots=slots, tokens=tokens).overdue == 0
-    assert lab.next_look() > lab.now() - 1
+    assert (lab.next_look() or 0) >= lab.now()
 
 
 def test_after_reaping_the_next_look_is_in_the_future(lab: Lab) -> None:
@@ -206,7 +206,7 @@ def test_after_reaping_the_next_look_is_in_the_future(lab: Lab) -> None:
     lab.client.delete(lab.keys.drains)
     before = lab.now()
     assert lab.flush().expired == 0
-    assert lab.next_look() > before
+    assert (lab.next_look() or 0) > before
 
 
 def test_a_lane_whose_jobs_all_expired_leaves_the_list(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,7 +33,7 @@ def known(lab: Lab, uid: str = A, *, same: bool = True) -> Known:
 
 
 def test_a_key_names_the_same_job_everywhere() -> None:
-    assert A == keyed_uid("digits", "a")
+    assert keyed_uid("digits", "a") == A
     assert len({A, B, keyed_uid("other", "a"), keyed_uid("digit", "sa")}) == 4
     assert (len(A), A[12], A[16]) == (32, "8", "8")
     assert new_uid()[12] == "7"
@@ -182,7 +183,7 @@ ENDS = [
 
 @pytest.mark.parametrize("end", ENDS)
 def test_a_key_is_held_as_long_as_anything_is_known_of_its_job(
-    lab: Lab, end: type[end_settle]
+    lab: Lab, end: Callable[[Lab], int]
 ) -> None:
     lab.submit_keyed("a", timeout_ms=60_000)
     assert ttl(lab) == -1

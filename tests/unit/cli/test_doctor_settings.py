@@ -25,7 +25,6 @@ def test_the_defaults_contradict_nothing() -> None:
     [
         ({"lease_ms": 500}, "lease_ms is 500"),
         ({"lease_ms": 600_000}, "stand still for 10 min"),
-        ({"grace_s": 30}, "grace_s (30) is not below the 30 s"),
         ({"result_ttl_s": 5}, "result_ttl_s is 5"),
         ({"dead_ttl_s": 60}, "dead_ttl_s (60) is below result_ttl_s (3600)"),
         ({"max_dead_bytes": 1000}, "max_dead_bytes (1000) is below max_payload_bytes"),
@@ -44,7 +43,6 @@ def test_a_contradiction_is_one_warning_with_advice(given: dict[str, Any], words
     [
         {"lease_ms": 1000},
         {"lease_ms": 300_000},
-        {"grace_s": 29.5},
         {"result_ttl_s": 30},
         {"dead_ttl_s": 3600},
         {"max_dead": 0, "max_dead_bytes": 0},
