@@ -59,11 +59,8 @@ class Calls:
         Raises (when run):
             LaneFull: the lane's ``max_queue`` or ``max_queue_bytes`` would be exceeded.
         """
-        policy = lane.policy
-        args: list[Any] = [lane.slot, lane.name, lane.queue]
-        args += [policy.max_batch_size, policy.max_wait_ms, policy.max_queue]
-        args += [policy.max_queue_bytes, int(policy.single_flight), policy.cache_ttl_s]
-        args += [policy.cache_entries, policy.cache_bytes, self._kept, self._channels]
+        args: list[Any] = [lane.slot, lane.name, lane.queue, lane.policy.text]
+        args += (self._kept, self._channels)
         for job in jobs:
             tail = job.fingerprint.encode() + job.tail if job.fingerprint else job.tail
             args += (job.uid, job.timeout_ms, tail)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -31,3 +33,8 @@ class BatchPolicy(BaseModel):
     cache_ttl_s: int = Field(0, ge=0, le=30 * 86_400)
     cache_entries: int = Field(10_000, ge=1)
     cache_bytes: int = Field(64 * 2**20, ge=1)
+
+    @cached_property
+    def text(self) -> str:
+        """As the scripts read it: the values in the order of the attributes, as whole numbers."""
+        return " ".join(str(int(value)) for value in self.model_dump().values())

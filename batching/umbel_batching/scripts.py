@@ -57,13 +57,42 @@ def source(name: str) -> Source:
     The keys that its KEYS line names are local variables of these names, in that order.
     """
     folder = resources.files("umbel_batching") / "lua"
-    prelude = (folder / "_prelude.lua").read_text("utf-8")
     body = (folder / f"{name}.lua").read_text("utf-8")
     named = _KEYS_LINE.search(body)
     keys = tuple(named[1].split(", ")) if named else ()
     bound = [f"local {key} = KEYS[{place}]\n" for place, key in enumerate(keys, start=1)]
-    text = lua_layout() + "".join(bound) + prelude + body
+    text = lua_layout() + "".join(bound) + _prelude_for(body) + body
     return Source(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), keys)
+
+
+_DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+
+
+@cache
+def _paragraphs() -> tuple[tuple[str, frozenset[str]], ...]:
+    """The paragraphs of the prelude, and the names that each defines."""
+    prelude = (resources.files("umbel_batching") / "lua" / "_prelude.lua").read_text("utf-8")
+    return tuple(
+        (part, frozenset(name for names in _DEFINED.findall(part) for name in names.split(", ")))
+        for part in re.split(r"\n\n+", prelude)
+    )
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", re.sub(r"--.*", "", text)))
+
+
+def _prelude_for(body: str) -> str:
+    """The paragraphs of the prelude that a script needs, in their order.
+
+    Redis makes every function of a script anew for each call, so those it does not use cost time.
+    """
+    used, needed = _words(body), list[str]()
+    for part, names in reversed(_paragraphs()):  # what a paragraph uses stands above it
+        if names & used:
+            used |= _words(part)
+            needed.append(part)
+    return "".join(part + "\n" for part in reversed(needed))
 
 
 class Runner:

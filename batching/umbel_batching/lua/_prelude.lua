@@ -1,4 +1,5 @@
--- Shared by all scripts. Before it stand the layout of a record's head (HEAD, STATE_FROM, ...) and
+-- Shared by all scripts. Each gets those paragraphs that define what it uses, so a blank line ends a
+-- definition: Redis makes every function anew for each call of a script. Before them stand the layout of a record's head (HEAD, STATE_FROM, ...) and
 -- the keys that the script's own KEYS line names: `job` is a prefix or key here because it is one
 -- there, and a function that uses it may be called by those scripts only that name it.
 -- Scripts never trust a client's clock: every time is the server's, in milliseconds.
@@ -23,10 +24,15 @@ local function ms13(value)
   return string.format('%013.0f', math.min(value, 9999999999999))
 end
 
--- Reads what Retention.text writes.
-local function retention(text)
+local function numbers(text)
   local n = {}
   for number in string.gmatch(text, '%d+') do n[#n + 1] = tonumber(number) end
+  return n
+end
+
+-- Reads what Retention.text writes.
+local function retention(text)
+  local n = numbers(text)
   return {result = n[1], tomb = n[2], failed = n[3], max_dead = n[4], max_bytes = n[5]}
 end
 

@@ -1,21 +1,21 @@
 -- Puts jobs into a lane: all of them, or none.
 -- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb
--- ARGV: slot, lane name, queue, the policy (max_batch_size, max_wait_ms, max_queue,
---       max_queue_bytes, single_flight, cache_ttl_s, cache_entries, cache_bytes), retention,
---       prefix of reply channels, then per job: uid, timeout in ms (0: none), the record behind
---       `finished`. The uid of a job with an idempotency key is a UUIDv8, and a fingerprint of 32
---       characters stands before its record.
+-- ARGV: slot, lane name, queue, policy, retention, prefix of reply channels, then per job: uid,
+--       timeout in ms (0: none), the record behind `finished`. The uid of a job with an idempotency
+--       key is a UUIDv8, and a fingerprint of 32 characters stands before its record.
 -- Returns {1, depth, known} when accepted, {0, depth, jobs per second} when the lane is full,
 -- {-1, name} when the slot belongs to a lane of another name, {-2, depth, known} when an
 -- idempotency key was used with another input. known: per job whose key was used before its place
 -- and slot, uid and whether the input was the same. Sending the same call again changes nothing.
-local slot, FIRST = ARGV[1], 14
-local keep, channels = retention(ARGV[12]), ARGV[13]
+local slot, channels, FIRST = ARGV[1], ARGV[6], 7
+local POLICY = {'max_batch_size', 'max_wait_ms', 'max_queue', 'max_queue_bytes', 'single_flight',
+  'cache_ttl_s', 'cache_entries', 'cache_bytes'}
 local now = now_ms()
 
 local lane_has = redis.call('HMGET', lane, 'name', 'max_batch_size', 'max_wait_ms', 'max_queue',
   'max_queue_bytes', 'bytes', 'slots', 'rate', 'cache_ttl_s')
 if lane_has[1] and lane_has[1] ~= ARGV[2] then return {-1, lane_has[1]} end
+local policy = not lane_has[1] and numbers(ARGV[4]) -- a lane keeps the one it began with
 local depth = redis.call('ZCARD', waiting)
 
 local known, fresh, fingerprints, repeated, conflict, bytes = {}, {}, {}, false, false, 0
@@ -48,13 +48,14 @@ end
 if conflict then return {-2, depth, known} end
 if repeated or #fresh == 0 then return {1, depth, known} end
 
-local max_queue = tonumber(lane_has[4] or ARGV[6])
-local max_bytes = tonumber(lane_has[5] or ARGV[7])
+local max_queue = tonumber(lane_has[4] or policy[3])
+local max_bytes = tonumber(lane_has[5] or policy[4])
 if depth + #fresh > max_queue or tonumber(lane_has[6] or 0) + bytes > max_bytes then
   return {0, depth, lane_has[8] or '0'}
 end
-local size, wait = tonumber(lane_has[2] or ARGV[4]), tonumber(lane_has[3] or ARGV[5])
-local caches = tonumber(lane_has[9] or ARGV[9]) > 0
+local size, wait = tonumber(lane_has[2] or policy[1]), tonumber(lane_has[3] or policy[2])
+local caches = tonumber(lane_has[9] or policy and policy[6] or 0) > 0
+local keep = caches and retention(ARGV[5])
 
 local arrival, none, blanks = ms13(now), ms13(0), string.rep(' ', 32)
 local blank = 'q' .. '00' .. '00000' .. blanks .. arrival
@@ -71,7 +72,7 @@ local function remembered(tail)
 end
 
 local members, timed, ended, first_deadline = {}, {}, {}, nil
-local scores = {h = score_text('h', now), n = score_text('n', now), l = score_text('l', now)}
+local scores = {n = arrival}
 for place = 1, #fresh do
   local at = fresh[place]
   local uid, timeout, tail, deadline = ARGV[at], 0, ARGV[at + 2], none
@@ -95,7 +96,9 @@ for place = 1, #fresh do
     bytes = bytes - PRIORITY_FROM + 1 - #tail
   else
     redis.call('SET', job .. uid, blank .. deadline .. none .. tail)
-    members[#members + 1] = scores[sub(tail, 1, 1)]
+    local class = sub(tail, 1, 1)
+    if not scores[class] then scores[class] = score_text(class, now) end
+    members[#members + 1] = scores[class]
     members[#members + 1] = uid
     if timeout > 0 then
       timed[#timed + 1] = deadline
@@ -105,9 +108,8 @@ for place = 1, #fresh do
   end
 end
 if not lane_has[1] then
-  redis.call('HSET', lane, 'name', ARGV[2], 'queue', ARGV[3], 'max_batch_size', ARGV[4],
-    'max_wait_ms', ARGV[5], 'max_queue', ARGV[6], 'max_queue_bytes', ARGV[7], 'single_flight',
-    ARGV[8], 'cache_ttl_s', ARGV[9], 'cache_entries', ARGV[10], 'cache_bytes', ARGV[11])
+  redis.call('HSET', lane, 'name', ARGV[2], 'queue', ARGV[3])
+  for place, name in ipairs(POLICY) do redis.call('HSET', lane, name, policy[place]) end
   redis.call('HSET', lanes, slot, ARGV[2])
 end
 redis.call('HINCRBY', lane, 'submitted', #fresh)

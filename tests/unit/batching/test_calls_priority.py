@@ -76,7 +76,7 @@ def test_of_equally_old_jobs_the_higher_class_runs_first(lab: Lab) -> None:
 
 
 def test_a_low_job_is_not_starved_by_more_high_ones_than_the_lane_can_do(lab: Lab) -> None:
-    """Each batch of four leaves while six high jobs come; older jobs alone go before the low one."""
+    """Four jobs leave while six high ones come; only older ones go before the low one."""
     lab.submit(20, priority=HIGH)
     (low,) = lab.submit(priority=LOW)
     batches = 0
