@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis import exceptions as redis_errors
 
-from umbel_config.errors import StoreRefused, StoreUnavailable, StoreUnsuitable
+from umbel_config.errors import StoreFull, StoreRefused, StoreUnavailable, StoreUnsuitable
 from umbel_config.store_errors import translate_errors
 
 URL = "redis://me:hunter2@store:6379/0"
@@ -22,10 +22,10 @@ REPLIES = [
     (redis_errors.AuthenticationWrongNumberOfArgsError("x"), StoreRefused, "Check"),
     (redis_errors.NoPermissionError("no permissions"), StoreRefused, "ACL"),
     (redis_errors.ResponseError(IN_SCRIPT + "-NOPERM this user"), StoreRefused, "ACL"),
-    (redis_errors.OutOfMemoryError("command not allowed"), StoreUnsuitable, "maxmemory"),
+    (redis_errors.OutOfMemoryError("command not allowed"), StoreFull, "maxmemory"),
     (
         redis_errors.ResponseError(IN_SCRIPT + "-OOM command not allowed when used memory"),
-        StoreUnsuitable,
+        StoreFull,
         "maxmemory",
     ),
     (redis_errors.ReadOnlyError("You can't write"), StoreUnsuitable, "primary"),
@@ -73,7 +73,7 @@ def test_other_errors_pass_unchanged(error: Exception) -> None:
 
 def test_arguments_of_a_failed_pipeline_are_not_shown() -> None:
     error = redis_errors.OutOfMemoryError("Command # 1 (SET key PAYLOAD) of pipeline caused error")
-    with pytest.raises(StoreUnsuitable) as caught, translate_errors(URL):
+    with pytest.raises(StoreFull) as caught, translate_errors(URL):
         raise error
     assert "PAYLOAD" not in str(caught.value)
     assert caught.value.__suppress_context__
