@@ -109,6 +109,14 @@ def push_tiny(settings: Settings, client: redis.Redis, folder: Path) -> None:
         )
 
 
+def settle_down(client: redis.Redis) -> None:
+    """Waits until Redis no longer rewrites its append-only file, which it does as that grows."""
+    facts: Any = client.info("persistence")
+    while facts["aof_rewrite_in_progress"] or facts["aof_rewrite_scheduled"]:
+        time.sleep(0.5)
+        facts = client.info("persistence")
+
+
 def compare(lines: Sequence[Line], rounds: int) -> None:
     """Prints the rates of both lanes and their ratios."""
     submits: list[list[float]] = [[], []]
@@ -198,6 +206,7 @@ def main() -> None:
         print(
             f"{args.jobs:,} queued jobs: {each:.0f} bytes of Redis each, of them {payload} payload"
         )
+        settle_down(client)
         compare((short, deep), args.rounds)
         drain(client, settings.namespace)
         for line in (short, deep):

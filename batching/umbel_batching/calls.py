@@ -175,7 +175,10 @@ class Calls:
         return self._call("forget", slot, args, answers.state)
 
     def replay(self, slot: str, uid: str) -> Call[Replayed]:
-        """Puts a dead letter back into its lane under its id, alone in its batch."""
+        """Puts a dead letter back into its lane under its id, alone in its batch.
+
+        Done too (when run) if an earlier call put it back and it has not ended since.
+        """
         return self._call("replay", slot, (slot, uid), answers.replayed)
 
     def drop(self, slot: str, uid: str) -> Call[bool]:

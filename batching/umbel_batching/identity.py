@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
 
-from umbel_batching.keys import shared_keys
+from umbel_batching.keys import lane_keys, shared_keys
 from umbel_config.errors import StoreUnsuitable
 
 #: Raised by one whenever the keys or records change so that older code would misread them.
 LAYOUT = 2
+#: Layout 1 was not marked as such; its lanes lack this field.
+_UNMARKED, _SINCE_2 = b"1 ", "single_flight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,26 @@ def identify(client: redis.Redis, namespace: str) -> Identity:
     key = shared_keys(namespace).store
     raw = client.get(key)
     if raw is None:  # a write that changes nothing is refused too while memory is full
+        _refuse_unmarked(client, namespace)
         client.set(key, _new(), nx=True)
         raw = client.get(key)
+    return _read(raw, namespace)
+
+
+def known_identity(client: redis.Redis, namespace: str) -> Identity | None:
+    """The identity of the data in ``namespace``, only read; ``None`` where it has none yet.
+
+    Args:
+        client: any client of the Redis.
+        namespace: prefix of every key.
+
+    Raises:
+        StoreUnsuitable: the data is laid out for another version of umbel.
+    """
+    raw = client.get(shared_keys(namespace).store)
+    if raw is None:
+        _refuse_unmarked(client, namespace)
+        return None
     return _read(raw, namespace)
 
 
@@ -52,9 +72,24 @@ async def identify_async(client: redis.asyncio.Redis, namespace: str) -> Identit
     key = shared_keys(namespace).store
     raw = await client.get(key)
     if raw is None:
+        other: Any = client  # redis-py's types do not tell what is awaited
+        slots = await other.hkeys(shared_keys(namespace).lanes)
+        if slots and not await other.hexists(_lane(namespace, slots[0]), _SINCE_2):
+            _read(_UNMARKED, namespace)
         await client.set(key, _new(), nx=True)
         raw = await client.get(key)
     return _read(raw, namespace)
+
+
+def _refuse_unmarked(client: redis.Redis, namespace: str) -> None:
+    """Refuses data that was laid out before layouts were marked."""
+    slots = cast("list[bytes]", client.hkeys(shared_keys(namespace).lanes))
+    if slots and not client.hexists(_lane(namespace, slots[0]), _SINCE_2):
+        _read(_UNMARKED, namespace)
+
+
+def _lane(namespace: str, slot: bytes) -> str:
+    return lane_keys(namespace, slot.decode()).lane
 
 
 def _new() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"No such scenario: {', '.join(unknown)}. --list names them all.", file=sys.stderr)
         return 2
+    # So that all processes and folders are cleared away then too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Whoever runs this may have an installation of umbel of their own; it is none of our business.
     for name in [name for name in os.environ if name.startswith("UMBEL_")]:
         del os.environ[name]

@@ -6,7 +6,10 @@ import threading
 import time
 from typing import Any, cast
 
+from redis.exceptions import OutOfMemoryError
+
 from faults.result import Row
+from faults.rows import BATCH
 from faults.scenario import Scenario
 from faults.server import MortalRedis
 from faults.stage import Stage
@@ -18,6 +21,8 @@ from umbel_config.errors import StoreFull
 #: What `appendfsync everysec` may cost, in seconds.
 _EVERYSEC = 1.0
 _ROOM_BYTES = 2 * 2**20
+#: Others leave less than this, for this long.
+_LAST_BYTES, _FULL_S = 64, 3.0
 
 
 def drop_connections(stage: Stage, name: str, title: str) -> Row:
@@ -116,15 +121,37 @@ def full_memory(stage: Stage, name: str, title: str) -> Row:
             trial.load.submit(64)
         held = len(trial.load.jobs)
         trial.await_done(held)
+        _fill_to_the_brim(stage, trial)
     finally:
         stage.redis.config_set("maxmemory", 0)
     trial.check(
         trial.load.refused.keys() == {StoreFull.__name__},
         f"refused with {', '.join(trial.load.refused)} instead of {StoreFull.__name__}",
     )
+    trial.check(stage.workers[0].alive(), "the worker outlives a full Redis")
     refused = trial.load.refused.total()
     trial.load.submit(64)
-    return trial.finish(f"{refused} jobs refused with {StoreFull.__name__}")
+    return trial.finish(
+        f"filled with jobs, then by others; {refused} jobs refused with {StoreFull.__name__}"
+    )
+
+
+def _fill_to_the_brim(stage: Stage, trial: Trial) -> None:
+    """Others take what is left of the memory, while jobs wait, and give it back after a while."""
+    trial.load.submit(10 * BATCH)
+    size = 2**16
+    kept: list[str] = []
+    while size >= _LAST_BYTES:
+        try:
+            stage.redis.set(f"ballast:{len(kept)}", b"x" * size)
+            kept.append(f"ballast:{len(kept)}")
+        except OutOfMemoryError:
+            size //= 2
+    refused = trial.load.refused.total()
+    trial.load.submit(BATCH)
+    trial.check(trial.load.refused.total() == refused + BATCH, "a full Redis takes no new job")
+    time.sleep(_FULL_S)
+    stage.redis.delete(*kept)
 
 
 def _server(stage: Stage) -> MortalRedis:

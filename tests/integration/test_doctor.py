@@ -68,6 +68,14 @@ def test_a_server_set_up_badly(own_redis: Callable[..., OwnRedis], on: Any) -> N
         assert seen["redis.layout"].level is Level.OK
 
 
+def test_looking_leaves_an_empty_namespace_empty(own_redis: Callable[..., OwnRedis], on: Any) -> None:
+    server = own_redis()
+    assert found(on(server))["redis.layout"].summary == "Namespace umbel is empty"
+    with connect(server.url) as client:
+        keys = [key for key in client.keys() if not key.startswith(b"umbel:celery:")]
+        assert keys == [], "all but what Celery needs to ask its workers"
+
+
 @pytest.mark.parametrize(
     ("credentials", "words"), [("", "asks for a password"), (":geheim@", "refuses the user name")]
 )

@@ -13,7 +13,7 @@ from umbel_batching.values import Reaped, Replayed
 
 MAX_ATTEMPTS, AGE_TURN = 3, 4
 POLICY = BatchPolicy(
-    max_batch_size=4, max_wait_ms=0, max_queue=14, max_queue_bytes=14 * (HEAD + 80)
+    max_batch_size=4, max_wait_ms=0, max_queue=20, max_queue_bytes=20 * (HEAD + 80)
 )
 _CLASSES = list(Priority)
 
@@ -110,9 +110,22 @@ class Model:
         jobs = len(self.waiting()) + len(payloads)
         return jobs <= self.policy.max_queue and size <= self.policy.max_queue_bytes
 
-    def submit(self, job: Job) -> None:
-        """Takes an accepted job in; its arrival is to be filled in."""
-        self.jobs[job.uid] = job
+    def look_up(self, uids: list[str], payload: bytes) -> tuple[dict[int, bool], list[str]]:
+        """By place, the idempotency keys in use and whether the input is the same; the others."""
+        known: dict[int, bool] = {}
+        fresh: list[str] = []
+        for place, uid in enumerate(uids):
+            if uid in self.once or uid in fresh:
+                known[place] = self.once.get(uid, payload) == payload
+            else:
+                fresh.append(uid)
+        return known, [] if False in known.values() else fresh
+
+    def accept(
+        self, uid: str, payload: bytes, *, priority: Priority, timed: bool, created: int
+    ) -> None:
+        job = Job(uid, payload, priority, timed=timed, created=created)
+        self.jobs[uid] = job
         self.counts["submitted"] += 1
         known = self.same.get(job.payload)
         if self.policy.cache_ttl_s and known is not None and known.body is not None:
@@ -270,11 +283,12 @@ class Model:
     def replay(self, uid: str, *, has_room: bool) -> Replayed:
         if uid not in self.jobs:
             return Replayed(done=False, why="unknown")
+        job = self.jobs[uid]
         if uid not in self.dead:
-            return Replayed(done=False, why="not dead")
+            waits_again = not job.state.terminal and "replayed" in job.history
+            return Replayed(done=waits_again, why="" if waits_again else "not dead")
         if not has_room:
             return Replayed(done=False, why="full")
-        job = self.jobs[uid]
         self.dead.discard(uid)
         job.state, job.attempts, job.cap, job.body = State.QUEUED, 0, 1, b""
         job.timed = job.late = False
@@ -302,9 +316,3 @@ class Model:
 def make_model() -> type[Model]:
     """Makes models of a lane."""
     return Model
-
-
-@pytest.fixture
-def make_job() -> type[Job]:
-    """Makes jobs of a model."""
-    return Job

@@ -3,6 +3,7 @@
 -- ARGV: slot, most batches to take back, max_attempts, retention, prefix of reply channels,
 --       the outcome of a job that failed this way
 -- Returns {batches taken back, jobs that wait again, jobs failed}.
+local MOST_JOBS = 4096 -- after so many the batches that are left wait for the next call
 local slot, max_attempts = ARGV[1], tonumber(ARGV[3])
 local keep, channels, outcome = retention(ARGV[4]), ARGV[5], ARGV[6]
 local now = now_ms()
@@ -29,7 +30,10 @@ local function take_back(uid, record, id, about)
     .. sub(record, BATCH_FROM)}
 end
 
+local batches = 0
 for _, id in ipairs(lost) do
+  if #back + #dying >= MOST_JOBS then break end
+  batches = batches + 1
   redis.call('ZREM', leases, id)
   local known = redis.call('HMGET', batch .. id, 'uids', 'size', 'worker', 'cause')
   if known[1] then
@@ -52,11 +56,11 @@ for _, id in ipairs(lost) do
     redis.call('EXPIRE', batch .. id, keep.failed)
   end
 end
-if #lost > 0 then redis.call('HINCRBY', lane, 'leases_lost', #lost) end
+if batches > 0 then redis.call('HINCRBY', lane, 'leases_lost', batches) end
 if #dying > 0 then
   redis.call('HINCRBY', lane, 'failed', #dying)
   lay_out(dying, now, keep)
   bury(ended, now, keep.failed + keep.tomb)
 end
 requeue(slot, back, now)
-return {#lost, #back, #dying}
+return {batches, #back, #dying}

@@ -37,7 +37,7 @@ for at = FIRST, #ARGV, 3 do
       fingerprints[uid] = fingerprint
       tail = sub(tail, 33)
     end
-  elseif #fresh == 0 then
+  elseif #fresh == 0 and not repeated then
     repeated = redis.call('EXISTS', job .. uid) == 1
   end
   if not before and not repeated then

@@ -117,6 +117,16 @@ def test_only_as_many_batches_as_asked_for_are_taken_back(lab: Lab) -> None:
     assert lab.reap(limit=2) == Reaped(0, 0, 0)
 
 
+def test_one_call_takes_a_bounded_number_of_jobs_back(make_lab: type[Lab]) -> None:
+    """Else thirty large batches would hold up the whole server for seconds."""
+    lab = make_lab(BatchPolicy(max_batch_size=2_048))
+    lab.submit(3 * 2_048)
+    for _ in range(3):
+        lab.client.zadd(lab.keys.leases, {lab.claim().batch: 1})
+    assert [lab.reap(), lab.reap()] == [Reaped(2, 4_096, 0), Reaped(1, 2_048, 0)]
+    assert lab.counter("leases_lost") == 3
+
+
 def test_a_reaped_batch_cannot_be_renewed(lab: Lab) -> None:
     lab.submit()
     claimed = lab.claim()

@@ -220,3 +220,12 @@ def test_a_free_slot_is_used_for_jobs_that_arrive_while_others_run(lab: Lab) -> 
     lab.client.zadd(lab.shared.wake, {lab.slot: 10**13})
     (uid,) = lab.submit()
     assert _due(lab) == lab.record(uid).created_ms + 1_000
+
+
+def test_a_repeated_call_does_not_bring_a_forgotten_job_back(lab: Lab) -> None:
+    jobs = [NewJob(new_uid(), tail(NO_REPLY, b"") + PAYLOAD) for _ in range(3)]
+    call = lab.calls.submit(lab.lane, jobs)
+    lab.runner.run(call)
+    lab.forget(jobs[1].uid)
+    assert lab.runner.run(call) == Accepted(2)
+    assert lab.waiting() == [jobs[0].uid, jobs[2].uid]
