@@ -178,19 +178,23 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule(target=claims, token=tokens)
     def claim(self, token: str) -> Any:
-        return self._claim_anew(token, range(1))
-
-    @rule(target=claims, token=tokens, again=twice)
-    def claim_twice(self, token: str, again: range) -> Any:
-        return self._claim_anew(token, again)
-
-    def _claim_anew(self, token: str, again: range) -> Any:
         batch = new_uid()
-        for _ in again:
-            expected = self.model.claim(batch, token)
-            claimed = self._claim(batch, token)
-            assert (claimed.uids, claimed.left) == (expected, self.depth)
+        expected = self.model.claim(batch, token)
+        claimed = self._claim(batch, token)
+        assert (claimed.uids, claimed.left) == (expected, self.depth)
         return (claimed, token) if claimed.uids else multiple()
+
+    @rule(target=claims, token=tokens, cancelled=st.booleans())
+    def claim_whose_reply_is_lost(self, token: str, cancelled: bool) -> Any:
+        batch = new_uid()
+        expected = self.model.claim(batch, token)
+        assert self._claim(batch, token).uids == expected
+        if expected and cancelled:
+            self.run(self.calls.cancel(self.slot, expected[0]))
+            self.model.cancel(expected[0])
+        expected, again = self.model.claim(batch, token), self._claim(batch, token)
+        assert again.uids == expected
+        return (again, token) if expected else multiple()
 
     @rule(target=claims, claim=consumes(claims))
     def claim_again(self, claim: tuple[Claimed, str]) -> Any:
@@ -221,7 +225,7 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(target=claims, claim=claims, failing=st.sets(st.integers(0, 3)))
     def settle_and_claim(self, claim: tuple[Claimed, str], failing: set[int]) -> Any:
         self._settle(claim[0], failing, range(1))
-        return self._claim_anew(claim[1], range(1))
+        return self.claim(claim[1])
 
     @rule(claim=consumes(claims), failing=st.sets(st.integers(0, 3)), again=twice)
     def settle(self, claim: tuple[Claimed, str], failing: set[int], again: range) -> None:

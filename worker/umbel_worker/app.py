@@ -15,7 +15,7 @@ from umbel_worker.companions import Companions
 from umbel_worker.contradictions import RefuseUnsafe
 
 #: Seconds after which Redis hands an unacknowledged hint to another worker. Nothing depends on
-#: it: our own leases bring jobs back long before.
+#: it: our own leases bring jobs back long before, and our hints are not kept for it.
 VISIBILITY_TIMEOUT_S = 900
 
 
@@ -73,12 +73,14 @@ def celery_config(settings: Settings) -> dict[str, Any]:
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    """Kombu's options: what it restores and when, its key prefix, its timeouts."""
+    """Kombu's options: its key prefix, its timeouts, and no book of what is acknowledged.
+
+    A hint that is lost with its worker is sent again by a flusher. Kombu's book would cost writes
+    that a full Redis refuses, and a worker that misses the reply to one never fetches again.
+    """
     return {
+        "ack_emulation": False,
         "visibility_timeout": VISIBILITY_TIMEOUT_S,
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
-        "unacked_mutex_expire": 30,
         "global_keyprefix": f"{settings.namespace}:celery:",
         "queue_order_strategy": "priority",
         "socket_timeout": settings.redis_timeout_s,

@@ -42,8 +42,9 @@ class Isolation:
     """Runs a range of jobs, in halves where the whole raises: O(k log n) runs for k guilty jobs.
 
     Afterwards it knows what fits into memory. A range was too large if memory ran out, by type, and
-    none of its jobs runs out of memory alone; or if it raised anything else though each of its
-    halves then went through whole. A guilty job cannot look like that: it makes one half raise.
+    none of its jobs runs out of memory alone; or if it raised anything else, each of its halves then
+    went through whole, and it raised again. A guilty job cannot look like that: it makes one half
+    raise. Nor does an error that comes and goes.
 
     Args:
         run: computes the jobs from a first to one past a last; may raise what the model raises.
@@ -76,6 +77,7 @@ class Isolation:
             if whole.memory:
                 self._greedy.append(start)
             return [whole.failure]
+        log.info("a batch of %d raised %s; running halves", end - start, whole.failure.kind)
         middle = (start + end) // 2
         parts = (start, middle), (middle, end)
         halves = [self._attempt(*part) for part in parts]
@@ -101,8 +103,6 @@ class Isolation:
             return results
         if trouble.memory:
             empty_cache()
-        if end - start > 1:
-            log.info("a batch of %d raised %s; running halves", end - start, trouble.failure.kind)
         return trouble
 
     def _trouble(self, error: BaseException) -> _Trouble:
@@ -120,7 +120,12 @@ class Isolation:
         if whole.memory:
             large = not any(start <= place < end for place in self._greedy)
         else:
-            large = whole.plain and not any(isinstance(half, _Trouble) for half in halves)
+            large = (
+                whole.plain
+                and not self.too_large
+                and not any(isinstance(half, _Trouble) for half in halves)
+                and isinstance(self._attempt(start, end), _Trouble)
+            )
         self.too_large = self.too_large or large
 
 

@@ -10,13 +10,22 @@
 local slot, channels, FIRST = ARGV[1], ARGV[6], 7
 local POLICY = {'max_batch_size', 'max_wait_ms', 'max_queue', 'max_queue_bytes', 'single_flight',
   'cache_ttl_s', 'cache_entries', 'cache_bytes'}
+local MEMORY_LOOK_MS, MEMORY_LOOK_BYTES = 16, 65536
 local now = now_ms()
 
 local lane_has = redis.call('HMGET', lane, 'name', 'max_batch_size', 'max_wait_ms', 'max_queue',
-  'max_queue_bytes', 'bytes', 'slots', 'rate', 'cache_ttl_s')
+  'max_queue_bytes', 'bytes', 'slots', 'rate', 'cache_ttl_s', 'memory')
 if lane_has[1] and lane_has[1] ~= ARGV[2] then return {-1, lane_has[1]} end
 local policy = not lane_has[1] and numbers(ARGV[4]) -- a lane keeps the one it began with
 local depth = redis.call('ZCARD', waiting)
+
+-- Whether a job of a call that is sent again has ended, and its record has gone meanwhile.
+local function ended_long_ago(uid)
+  local age = now - (tonumber(sub(uid, 1, 12), 16) or now) -- of a UUIDv7, by the client's clock
+  if age < 1000 * retention(ARGV[5]).result then return false end
+  local text = redis.call('GET', tomb .. sub(uid, 1, BUCKET)) or ''
+  return string.find(text, sub(uid, BUCKET + 1), 1, true) ~= nil
+end
 
 local known, fresh, fingerprints, repeated, conflict, bytes = {}, {}, {}, false, false, 0
 for at = FIRST, #ARGV, 3 do
@@ -38,7 +47,7 @@ for at = FIRST, #ARGV, 3 do
       tail = sub(tail, 33)
     end
   elseif #fresh == 0 and not repeated then
-    repeated = redis.call('EXISTS', job .. uid) == 1
+    repeated = redis.call('EXISTS', job .. uid) == 1 or ended_long_ago(uid)
   end
   if not before and not repeated then
     fresh[#fresh + 1] = at
@@ -47,6 +56,27 @@ for at = FIRST, #ARGV, 3 do
 end
 if conflict then return {-2, depth, known} end
 if repeated or #fresh == 0 then return {1, depth, known} end
+
+-- Whether memory runs short: what is left then is kept for bringing wake-ups to the jobs that are
+-- here already, as the broker is refused writes too. Looked at anew where the last look is old.
+local function is_short()
+  local at, verdict = string.match(lane_has[10] or '', '^(%d+) (%d)$')
+  if at and now - tonumber(at) < MEMORY_LOOK_MS and bytes < MEMORY_LOOK_BYTES then
+    return verdict == '1'
+  end
+  local facts = redis.pcall('INFO', 'memory') -- may be forbidden; then the limit itself refuses
+  facts = type(facts) == 'string' and facts or ''
+  local limit = tonumber(string.match(facts, '\nmaxmemory:(%d+)') or 0)
+  local used = tonumber(string.match(facts, 'used_memory:(%d+)') or 0)
+  local short = limit > 0 and used + bytes > limit - math.min(limit / 4, math.max(2 ^ 20, limit / 20))
+  if lane_has[1] then
+    redis.call('HSET', lane, 'memory', string.format('%.0f %d', now, short and 1 or 0))
+  end
+  return short
+end
+if is_short() then
+  return redis.error_reply('OOM command not allowed: the rest of maxmemory is kept for what waits')
+end
 
 local max_queue = tonumber(lane_has[4] or policy[3])
 local max_bytes = tonumber(lane_has[5] or policy[4])

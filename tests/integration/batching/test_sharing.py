@@ -493,3 +493,22 @@ def test_a_lane_that_shares_leaves_only_keys_with_a_ttl(
     keys = {key.decode() for key in station.client.scan_iter(match=f"{namespace}*", count=1_000)}
     assert {key for key in keys if station.client.ttl(key) == -1} <= permanent
     assert counts(station)["succeeded"] == 30
+
+
+@pytest.mark.parametrize("back", ["lost", "handed back"])
+def test_a_key_used_anew_may_join_its_own_old_batch(sharing: Station, back: str) -> None:
+    uid = sharing.submit_keyed("a")
+    old = sharing.claim()
+    sharing.runner.run(sharing.calls.forget(sharing.slot, uid))
+    assert sharing.submit_keyed("a") == uid
+    assert sharing.claim("other").uids == []
+    if back == "lost":
+        sharing.client.zadd(sharing.keys.leases, {old.batch: 1})
+        call = sharing.calls.reap(sharing.slot, limit=1, max_attempts=3)
+        assert sharing.runner.run(call).again == 1
+    else:
+        assert sharing.runner.run(sharing.calls.hand_back(sharing.slot, "drain")) == 1
+    assert sharing.counter("bytes") == sharing.client.strlen(sharing.keys.job + uid)
+    assert sharing.settle(sharing.claim())
+    assert sharing.states([uid]) == [DONE]
+    assert sharing.counter("bytes") == 0

@@ -9,6 +9,7 @@ import pytest
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import HEAD, NO_REPLY, State, tail
+from umbel_batching.retention import Retention
 from umbel_batching.values import Accepted, NewJob
 from umbel_config.errors import ConfigError, LaneFull
 
@@ -220,6 +221,20 @@ def test_a_free_slot_is_used_for_jobs_that_arrive_while_others_run(lab: Lab) -> 
     lab.client.zadd(lab.shared.wake, {lab.slot: 10**13})
     (uid,) = lab.submit()
     assert _due(lab) == lab.record(uid).created_ms + 1_000
+
+
+def test_a_repeated_call_is_known_though_its_first_job_has_expired(make_lab: type[Lab]) -> None:
+    """Replies are waited for, and calls sent again, for longer than results may be kept."""
+    lab = make_lab(BatchPolicy(max_batch_size=1), Retention(result_ttl_s=1))
+    sent_at = lab.now() - 5_000
+    uids = [f"{sent_at:012x}{new_uid()[12:]}" for _ in range(2)]
+    call = lab.calls.submit(lab.lane, [NewJob(uid, tail(NO_REPLY, b"") + PAYLOAD) for uid in uids])
+    lab.runner.run(call)
+    lab.settle(lab.claim())
+    lab.claim()
+    lab.client.delete(lab.keys.job + uids[0])
+    assert lab.runner.run(call) == Accepted(0)
+    assert (lab.state(uids[0]), lab.state(uids[1])) == (None, State.RUNNING)
 
 
 def test_a_repeated_call_does_not_bring_a_forgotten_job_back(lab: Lab) -> None:

@@ -61,10 +61,10 @@ def test_setting(config: dict[str, Any], name: str, value: Any) -> None:
     assert config[name] == value
 
 
-def test_transport_restores_and_prefixes(config: dict[str, Any]) -> None:
+def test_transport_prefixes_and_keeps_no_book(config: dict[str, Any]) -> None:
     options = config["broker_transport_options"]
     assert options["visibility_timeout"] == VISIBILITY_TIMEOUT_S
-    assert options["unacked_mutex_expire"] < VISIBILITY_TIMEOUT_S
+    assert options["ack_emulation"] is False
     assert options["global_keyprefix"] == "shop:celery:"
     assert options["queue_order_strategy"] == "priority"
     assert options["socket_keepalive"]

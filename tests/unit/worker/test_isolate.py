@@ -77,7 +77,26 @@ def test_largest_batch_that_fits_is_learned(
     assert failures(done.results) == {}
     np.testing.assert_array_equal(values(done.results), rows(64) * 2)
     assert done.ceiling == ceiling
-    assert len(room.sizes) == 2 * math.ceil(64 / (ceiling or 64)) - 1
+    asked_twice = bool(ceiling) and error is ERRORS["plain"]
+    assert len(room.sizes) == 2 * math.ceil(64 / (ceiling or 64)) - 1 + asked_twice
+
+
+@pytest.mark.parametrize("size", [2, 64])
+def test_an_error_that_comes_once_says_nothing_about_memory(
+    array_model: MakeArray, encoded: Encoded, size: int
+) -> None:
+    sizes: list[int] = []
+
+    def flaky(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        if len(sizes) == 1:
+            raise RuntimeError("the feature store hung up")
+        return x
+
+    done = compute(array_model(flaky), encoded(rows(size)))
+    assert failures(done.results) == {}
+    assert done.ceiling == 0, "else all workers would run halves of it for a minute"
+    assert sizes == [size, size // 2, size // 2, size]
 
 
 @pytest.mark.parametrize("guilty", [{0}, {5, 6}, {1, 20, 40}, set(range(64))])
