@@ -25,10 +25,11 @@ COMMON = (
     "redis_timeout_s",
     "redis_retries",
 )
+_KEPT = ("result_ttl_s", "tombstone_ttl_s")
 #: Settings of a flusher, of a client that submits, of one that cancels, and of a push.
-FLUSHER = (*COMMON, "max_attempts", "result_ttl_s")
-SUBMIT = (*COMMON, "max_payload_bytes", "result_ttl_s", "tombstone_ttl_s")
-CANCEL = (*COMMON, "result_ttl_s", "tombstone_ttl_s")
+FLUSHER = (*COMMON, "max_attempts", *_KEPT, "dead_ttl_s", "max_dead", "max_dead_bytes")
+SUBMIT = (*COMMON, "max_payload_bytes", *_KEPT)
+CANCEL = (*COMMON, *_KEPT)
 PUSH = (*COMMON, "allowed_modules", "device")
 #: Every setting there is: what a worker, and whatever starts workers, takes.
 EVERY = (*COMMON, *(name for name in Settings.model_fields if name not in COMMON))

@@ -94,7 +94,12 @@ def missing(job: Handle, fate: Fate | None, store: str, keep: Retention) -> JobN
     if job.store and job.store != store:
         return _lost(job.id, "lost its data (FLUSHALL, or a restart without persistence)")
     if job.inbox is not None and _younger(job.id, keep.tombstone_ttl_s):
-        return _lost(job.id, "lost its latest writes (a crash or a fail-over; see `umbel doctor`)")
+        return _lost(
+            job.id,
+            "lost its latest writes (a crash or a fail-over; see `umbel doctor`)",
+            " But if workers have a shorter tombstone_ttl_s than this client's "
+            f"{keep.tombstone_ttl_s}, it may have ended long ago.",
+        )
     return JobNotFound(
         f"No job {job.id} is known: it was never submitted here, or it ended so long ago that "
         "nothing is left of it.",
@@ -117,8 +122,9 @@ def _expired(job_id: str, fate: Fate, keep: Retention) -> ResultExpired:
     )
 
 
-def _lost(job_id: str, what: str) -> JobLost:
-    return JobLost(f"Redis {what} after it accepted job {job_id}: submit it again.", job_id=job_id)
+def _lost(job_id: str, what: str, unless: str = "") -> JobLost:
+    text = f"Redis {what} after it accepted job {job_id}: submit it again.{unless}"
+    return JobLost(text, job_id=job_id)
 
 
 def _younger(job_id: str, seconds: float) -> bool:

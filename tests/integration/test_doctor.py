@@ -68,7 +68,9 @@ def test_a_server_set_up_badly(own_redis: Callable[..., OwnRedis], on: Any) -> N
         assert seen["redis.layout"].level is Level.OK
 
 
-def test_looking_leaves_an_empty_namespace_empty(own_redis: Callable[..., OwnRedis], on: Any) -> None:
+def test_looking_leaves_an_empty_namespace_empty(
+    own_redis: Callable[..., OwnRedis], on: Any
+) -> None:
     server = own_redis()
     assert found(on(server))["redis.layout"].summary == "Namespace umbel is empty"
     with connect(server.url) as client:

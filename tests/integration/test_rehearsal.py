@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from umbel_batching.scripts import Runner
 from umbel_cli.main import app
 from umbel_config.errors import ConfigError, ModelNotFound, ModelUnavailable, NotReplayable
 from umbel_config.settings import Settings, environment
-from umbel_worker.rehearsal import rehearse
+from umbel_worker.rehearsal import NOTES, ORDER, Order, rehearse
 
 if TYPE_CHECKING:  # the fixtures of the tests' root
     from tests.conftest import MakeSettings, Register
@@ -100,6 +101,15 @@ def test_a_batch_whose_job_kills_the_process(
     assert (told.whole, told.ended, told.stage) == ("died", "SIGKILL", "whole")
     assert (told.forwards, told.results, told.error) == (1, [], None)
     assert not told.ok
+
+
+def test_inputs_do_not_stay_on_the_disk_if_nobody_is_left_to_remove_them(
+    record: Any, site: Settings, store_redis: redis.Redis, tmp_path: Path
+) -> None:
+    order = Order(module._manifest(store_redis, site, LANE).to_json(), record(DEADLY).payloads)
+    assert module._run(tmp_path, order, site, 60.0).code == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} >= {NOTES}
+    assert not (tmp_path / ORDER).exists()
 
 
 def test_a_batch_that_has_nothing_wrong(

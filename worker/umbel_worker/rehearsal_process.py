@@ -46,6 +46,7 @@ def main(folder: Path, timeout_s: float) -> None:
     faulthandler.dump_traceback_later(timeout_s + _ORPHAN_S, exit=True)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it may well be going to crash
     order = msgspec.msgpack.decode((folder / ORDER).read_bytes(), type=Order)
+    (folder / ORDER).unlink()  # nobody may be left to clear the inputs away
     with (folder / NOTES).open("ab", buffering=0) as diary:
 
         def write(what: str, **more: Any) -> None:

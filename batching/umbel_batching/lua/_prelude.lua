@@ -1,7 +1,8 @@
--- Shared by all scripts. Each gets those paragraphs that define what it uses, so a blank line ends a
--- definition: Redis makes every function anew for each call of a script. Before them stand the layout of a record's head (HEAD, STATE_FROM, ...) and
--- the keys that the script's own KEYS line names: `job` is a prefix or key here because it is one
--- there, and a function that uses it may be called by those scripts only that name it.
+-- Shared by all scripts. Each gets those paragraphs that define what it uses, so a blank line ends
+-- a definition: Redis makes every function anew for each call of a script. Before them stand the
+-- layout of a record's head (HEAD, STATE_FROM, ...) and the keys that the script's own KEYS line
+-- names: `job` is a prefix or key here because it is one there, and a function that uses it may be
+-- called by those scripts only that name it.
 -- Scripts never trust a client's clock: every time is the server's, in milliseconds.
 
 local sub, byte = string.sub, string.byte
@@ -208,10 +209,13 @@ local function cancel_live(slot, uid, head, keep, channels)
   redis.call('HINCRBY', lane, 'cancelled', 1)
 end
 
--- The uids in a text, as a list.
+-- The uids in a text, as a list, each once: a key that is used anew may join a batch again.
 local function uids_in(text)
-  local uids = {}
-  for uid in string.gmatch(text or '', '%x+') do uids[#uids + 1] = uid end
+  local uids, seen = {}, {}
+  for uid in string.gmatch(text or '', '%x+') do
+    if not seen[uid] then uids[#uids + 1] = uid end
+    seen[uid] = true
+  end
   return uids
 end
 

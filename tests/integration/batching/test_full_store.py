@@ -169,3 +169,28 @@ def test_the_flusher_s_questions_are_answered_by_a_full_store(full_station: Stat
     assert station.runner.run(station.calls.due(5)).next_ms > 0
     assert station.runner.run(station.calls.rearm(station.slot, now=False))
     assert station.runner.run(station.calls.heads(station.slot, station.waiting()[:2]))
+
+
+def test_new_jobs_leave_room_for_the_messages_that_bring_the_old_ones_out(
+    make_station: MakeStation, tmp_path: Path
+) -> None:
+    with EmbeddedRedis.start(tmp_path / "short") as server:
+        station = make_station(POLICY, url=server.url)
+        station.submit(8, payload=b"x" * 4_096)
+        used = station.client.info("memory")["used_memory"]
+        limit = used + 3 * 2**20
+        station.client.config_set("maxmemory", limit)
+        with pytest.raises((OutOfMemoryError, ResponseError), match="kept for what waits"):
+            _submit_a_thousand_times(station)
+        station.client.rpush("somebody-elses-list", b"x" * 100_000)
+        left = limit - station.client.info("memory")["used_memory"]
+        assert left > limit / 10
+        assert len(station.drain()) > 1
+        station.client.config_set("maxmemory", limit * 3)
+        # The verdict on memory is remembered for some milliseconds, unless much is sent.
+        station.submit(8, payload=b"x" * 10_000)
+
+
+def _submit_a_thousand_times(station: Station) -> None:
+    for _ in range(1_000):
+        station.submit(8, payload=b"x" * 4_096)

@@ -502,12 +502,8 @@ def test_a_key_used_anew_may_join_its_own_old_batch(sharing: Station, back: str)
     sharing.runner.run(sharing.calls.forget(sharing.slot, uid))
     assert sharing.submit_keyed("a") == uid
     assert sharing.claim("other").uids == []
-    if back == "lost":
-        sharing.client.zadd(sharing.keys.leases, {old.batch: 1})
-        call = sharing.calls.reap(sharing.slot, limit=1, max_attempts=3)
-        assert sharing.runner.run(call).again == 1
-    else:
-        assert sharing.runner.run(sharing.calls.hand_back(sharing.slot, "drain")) == 1
+    again = sharing.lose(old).again if back == "lost" else sharing.hand_back()
+    assert again == 1
     assert sharing.counter("bytes") == sharing.client.strlen(sharing.keys.job + uid)
     assert sharing.settle(sharing.claim())
     assert sharing.states([uid]) == [DONE]

@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from umbel_batching.retention import Retention
 from umbel_cli.main import app
 from umbel_cli.options import COMMON, EVERY, command
 from umbel_config.settings import Settings
@@ -39,6 +40,12 @@ def flag_of(name: str) -> str:
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_every_setting_has_a_flag_of_its_name(name: str) -> None:
     assert all(flag_of(name) in flags()[each] for each in ("up", "worker", "demo"))
+
+
+def test_a_flusher_takes_all_that_bounds_what_it_keeps() -> None:
+    """It makes dead letters of jobs that were lost with their workers."""
+    wanted = {flag_of(name) for name in (*Retention.__slots__, "max_attempts")}
+    assert wanted <= flags()["flusher"]
 
 
 def test_every_command_takes_the_common_settings() -> None:

@@ -126,6 +126,7 @@ def test_own_job_that_cannot_have_been_forgotten_yet_is_lost_too() -> None:
     error = missing(own(new_uid()), None, "one", KEEP)
     assert type(error) is JobLost
     assert "latest writes" in str(error)
+    assert f"shorter tombstone_ttl_s than this client's {KEEP.tombstone_ttl_s}" in str(error)
 
 
 @pytest.mark.parametrize(
