@@ -10,7 +10,7 @@
 local slot, channels, FIRST = ARGV[1], ARGV[6], 7
 local POLICY = {'max_batch_size', 'max_wait_ms', 'max_queue', 'max_queue_bytes', 'single_flight',
   'cache_ttl_s', 'cache_entries', 'cache_bytes'}
-local MEMORY_LOOK_MS, MEMORY_LOOK_BYTES = 16, 65536
+local MEMORY_LOOK_MS, MEMORY_LOOK_BYTES = 16, 2048
 local now = now_ms()
 
 local lane_has = redis.call('HMGET', lane, 'name', 'max_batch_size', 'max_wait_ms', 'max_queue',
