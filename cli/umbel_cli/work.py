@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from umbel_batching.identity import known_identity
 from umbel_cli.handlers import from_handler
 from umbel_cli.options import EVERY, FLUSHER, command
+from umbel_cli.store import client_of
 from umbel_config.embedded import find_store
 from umbel_config.settings import Settings, environment
 
@@ -75,12 +77,14 @@ def flusher(settings: Settings, *, stop_with_parent: StopWithParent = False) -> 
 
 
 def _settle(settings: Settings) -> Settings:
-    """Settings with a ``redis_url``, also for the processes that Celery starts."""
-    settings = find_store(settings)
-    from umbel_config.connect import check_server, connect  # noqa: PLC0415
+    """Settings with a ``redis_url``, also for the processes that Celery starts.
 
-    with connect(settings) as client:
-        check_server(client)
+    Raises:
+        StoreUnavailable: Redis cannot be used, or its data is laid out for another version.
+    """
+    with client_of(settings) as client:
+        known_identity(client, settings.namespace)
+    settings = find_store(settings)
     os.environ.update(environment(settings))
     return settings
 

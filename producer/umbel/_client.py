@@ -133,8 +133,9 @@ class Client:
         """Runs the model on every row and yields the outputs in the order of the rows.
 
         Rows are taken as results come back, so endless iterables work. A full lane, a full Redis
-        and an outage of Redis slow the iteration down instead of failing it: it goes on for as long
-        as results come back, and for a minute after the last one.
+        and an outage of Redis slow the iteration down instead of failing it. It waits for a place
+        in a lane for as long as it takes; for Redis as long as results come back, and for a minute
+        after the last one.
 
         Args:
             model: name of a registered model.

@@ -74,7 +74,7 @@ def test_looking_leaves_an_empty_namespace_empty(
     server = own_redis()
     assert found(on(server))["redis.layout"].summary == "Namespace umbel is empty"
     with connect(server.url) as client:
-        keys = [key for key in client.keys() if not key.startswith(b"umbel:celery:")]
+        keys = [key for key in client.scan_iter() if not key.startswith(b"umbel:celery:")]
         assert keys == [], "all but what Celery needs to ask its workers"
 
 

@@ -180,7 +180,8 @@ class Model:
 
     def _run(self, job: Job, batch: str, joined: Batch) -> None:
         job.state, job.batch, job.attempts = State.RUNNING, batch, job.attempts + 1
-        joined.uids.append(job.uid)
+        if job.uid not in joined.uids:  # a forgotten job whose key is used anew was in it before
+            joined.uids.append(job.uid)
 
     def _shares_fate(self, job: Job, batch: str, taken: Batch) -> bool:
         known = self.same.get(job.payload)
@@ -208,7 +209,7 @@ class Model:
                 job.state, job.attempts = State.QUEUED, max(0, job.attempts - 1)
                 continue
             body = outcomes[source]
-            self.counts["shared"] += source != uid
+            self.counts["shared"] += uid in taken.twins
             self._end(job, State.SUCCEEDED if body is not None else State.FAILED, body or b"")
         for leader, payload in taken.leaders.items():
             known, body = self.same.get(payload), outcomes.get(leader)

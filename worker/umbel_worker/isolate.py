@@ -42,9 +42,9 @@ class Isolation:
     """Runs a range of jobs, in halves where the whole raises: O(k log n) runs for k guilty jobs.
 
     Afterwards it knows what fits into memory. A range was too large if memory ran out, by type, and
-    none of its jobs runs out of memory alone; or if it raised anything else, each of its halves then
-    went through whole, and it raised again. A guilty job cannot look like that: it makes one half
-    raise. Nor does an error that comes and goes.
+    none of its jobs runs out of memory alone; or if it raised anything else, each of its halves
+    then went through whole, and it raised again. A guilty job cannot look like that: it makes one
+    half raise. Nor does an error that comes and goes.
 
     Args:
         run: computes the jobs from a first to one past a last; may raise what the model raises.

@@ -215,6 +215,34 @@ def test_a_forgotten_twin_stays_forgotten(sharing: Station) -> None:
     assert sharing.states([leader, twin]) == [DONE, None]
 
 
+@pytest.mark.parametrize("back", ["lost", "handed back", "settled"])
+@pytest.mark.parametrize("twin_before", [False, True])
+def test_a_key_used_anew_is_once_in_the_batch_that_it_was_in_before(
+    sharing: Station, back: str, twin_before: bool
+) -> None:
+    """The job was forgotten while it ran, and the same input comes again under its key."""
+    if twin_before:
+        sharing.submit()
+    uid = sharing.submit_keyed("a")
+    sharing.submit(payload=b"other")
+    running = sharing.claim("a")
+    sharing.runner.run(sharing.calls.forget(sharing.slot, uid))
+    assert sharing.submit_keyed("a") == uid
+    assert sharing.claim("b").uids == []
+    if back == "lost":
+        sharing.lose(running)
+    elif back == "handed back":
+        sharing.hand_back("a")
+    else:
+        sharing.settle(running)
+    sharing.drain()
+    assert sharing.states([uid]) == [DONE]
+    total = 3 + twin_before
+    ended = {name: sharing.counter(name) for name in ("submitted", "succeeded", "cancelled")}
+    assert ended == {"submitted": total, "succeeded": total - 1, "cancelled": 1}
+    assert sharing.counter("bytes") == 0
+
+
 def test_a_lost_batch_gives_its_twins_back_too(sharing: Station) -> None:
     leader, twin = sharing.submit(2)
     claimed = sharing.claim("a")

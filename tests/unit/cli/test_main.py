@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from umbel_batching.keys import shared_keys
+
 COMMANDS = ("demo", "up", "worker", "flusher", "submit", "job", "cancel", "lanes", "doctor")
 
 
@@ -58,6 +60,16 @@ def test_the_command_line_loads_neither_torch_nor_celery() -> None:
     loaded = loaded_by("import umbel_cli.main")
     assert "'umbel'" in loaded
     assert not any(name in loaded for name in ("'torch'", "'celery'", "'sklearn'"))
+
+
+@pytest.mark.parametrize("name", ["flusher", "worker"])
+def test_data_of_another_layout_is_not_touched(
+    run_here: Any, store_redis: Any, namespace: str, name: str
+) -> None:
+    store_redis.set(shared_keys(namespace).store, "1 0011223344556677")
+    answer = run_here(name)
+    assert answer.code == 1
+    assert "holds data of layout 1" in answer.err
 
 
 def test_a_flusher_needs_no_torch() -> None:
