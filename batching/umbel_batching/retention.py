@@ -21,7 +21,7 @@ class Retention:
     """
 
     result_ttl_s: int = 3600
-    tombstone_ttl_s: int = 86_400
+    tombstone_ttl_s: int = 3600
     dead_ttl_s: int = 604_800
     max_dead: int = 1000
     max_dead_bytes: int = 64 * 2**20

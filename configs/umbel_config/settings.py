@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     )
     result_ttl_s: int = Field(3600, gt=0, description="Seconds a finished job stays readable.")
     tombstone_ttl_s: int = Field(
-        86_400, gt=0, description="Seconds after that in which it is known to have existed."
+        3600, gt=0, description="Seconds after that in which it is known to have existed."
     )
     dead_ttl_s: int = Field(
         604_800, gt=0, description="Seconds a dead letter is kept: a failed job with its input."

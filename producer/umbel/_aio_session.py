@@ -131,7 +131,6 @@ class AsyncSession:
     async def forget(self, job: Waiting) -> None:
         """Cancels a job, and deletes what is kept of it but the tombstone."""
         slot, uid = split_id(job.id)
-        await self._run(self._calls.cancel(slot, uid))
         found = await self._run(self._calls.forget(slot, uid))
         self.inbox.discard(job)
         if found is None:

@@ -157,7 +157,6 @@ class Session:
         slot, uid = split_id(job.id)
         runner = self._connected()
         with self._translated:
-            runner.run(self._calls.cancel(slot, uid))
             found = runner.run(self._calls.forget(slot, uid))
         self.inbox().discard(job)
         if found is None:
