@@ -21,7 +21,7 @@ from umbel_config.connect import (
     translate_errors,
 )
 from umbel_config.embedded import EmbeddedRedis
-from umbel_config.errors import StoreRefused, StoreUnavailable, StoreUnsuitable
+from umbel_config.errors import StoreFull, StoreRefused, StoreUnavailable, StoreUnsuitable
 from umbel_config.settings import load_settings
 
 Handler = Callable[[socket.socket], None]
@@ -294,17 +294,25 @@ def test_missing_permission_is_refused(own_redis: tuple[str, redis.Redis]) -> No
     ],
 )
 @pytest.mark.parametrize(
-    ("setting", "reason"), [("maxmemory", "out of memory"), ("replica", "read-only replica")]
+    ("setting", "kind", "reason"),
+    [
+        ("maxmemory", StoreFull, "out of memory"),
+        ("replica", StoreUnsuitable, "read-only replica"),
+    ],
 )
 def test_refused_writes_are_explained_in_commands_and_in_scripts(
-    own_redis: tuple[str, redis.Redis], words: tuple[str, ...], setting: str, reason: str
+    own_redis: tuple[str, redis.Redis],
+    words: tuple[str, ...],
+    setting: str,
+    kind: type[StoreUnavailable],
+    reason: str,
 ) -> None:
     url, client = own_redis
     if setting == "maxmemory":
         client.config_set("maxmemory", "1")
     else:
         client.replicaof("127.0.0.1", str(unused_port()))
-    with pytest.raises(StoreUnsuitable, match=reason), translate_errors(url):
+    with pytest.raises(kind, match=reason), translate_errors(url):
         command(client, *words)
 
 
