@@ -16,6 +16,8 @@ from faults.waiting import until
 #: Seconds between two kills of the storm.
 _STORM_PAUSE_S = 2.0
 _STORM_WORKERS = 3
+#: Whoever kills without end hits some innocent job three times, which then counts as deadly.
+_STORM_ATTEMPTS = 10
 #: What a worker logs when the fence refuses what it wanted to write.
 _TOO_LATE = "nothing was written"
 
@@ -76,7 +78,9 @@ def _await_line(zombie: Process, times: int) -> None:
 def storm(stage: Stage, name: str, title: str) -> Row:
     """SIGKILL for a serving worker every two seconds under load; each is started again at once."""
     trial = stage.trial(name, title)
-    stage.ensure_workers(_STORM_WORKERS)
+    for worker in stage.workers:
+        worker.kill()
+    stage.ensure_workers(_STORM_WORKERS, max_attempts=_STORM_ATTEMPTS)
     trial.load.feed(stage.scale.per_s)
     begin, kills = time.monotonic(), round(stage.scale.storm_s / _STORM_PAUSE_S)
     last_kill = begin
@@ -87,7 +91,10 @@ def storm(stage: Stage, name: str, title: str) -> Row:
         last_kill = time.monotonic()
         _kill_one(stage, trial)
     took_s = last_kill - begin
-    return trial.finish(f"{kills} kills in {took_s:.0f} s; three workers, started again at once")
+    return trial.finish(
+        f"{kills} kills in {took_s:.0f} s; three workers, started again at once; "
+        f"max_attempts {_STORM_ATTEMPTS}"
+    )
 
 
 def _kill_one(stage: Stage, trial: Trial) -> None:
@@ -97,7 +104,7 @@ def _kill_one(stage: Stage, trial: Trial) -> None:
     stage.workers.remove(victim)
     trial.strike(trial.witness.held([victim.pid]))
     victim.kill()
-    stage.start_worker()
+    stage.start_worker(max_attempts=_STORM_ATTEMPTS)
 
 
 def kill_client(stage: Stage, name: str, title: str) -> Row:
