@@ -76,7 +76,7 @@ def _await_line(zombie: Process, times: int) -> None:
 
 
 def storm(stage: Stage, name: str, title: str) -> Row:
-    """SIGKILL for a serving worker every two seconds under load; each is started again at once."""
+    """SIGKILL inside a batch every two seconds under load; each worker is started again at once."""
     trial = stage.trial(name, title)
     for worker in stage.workers:
         worker.kill()
@@ -92,18 +92,19 @@ def storm(stage: Stage, name: str, title: str) -> Row:
         _kill_one(stage, trial)
     took_s = last_kill - begin
     return trial.finish(
-        f"{kills} kills in {took_s:.0f} s; three workers, started again at once; "
+        f"{kills} kills in {took_s:.0f} s, each inside a batch; three workers, started again at "
+        f"once; "
         f"max_attempts {_STORM_ATTEMPTS}"
     )
 
 
 def _kill_one(stage: Stage, trial: Trial) -> None:
-    """Kills the worker that has served longest."""
-    serving = stage.serving()
-    victim = next((one for one in stage.workers if one.pid in serving), stage.workers[0])
-    stage.workers.remove(victim)
-    trial.strike(trial.witness.held([victim.pid]))
-    victim.kill()
+    """Kills a worker that runs a batch."""
+    workers = {worker.pid: worker for worker in stage.workers}
+    pid, uids = trial.catch(workers)
+    stage.workers.remove(workers[pid])
+    trial.strike(uids)
+    workers[pid].kill()
     stage.start_worker(max_attempts=_STORM_ATTEMPTS)
 
 
