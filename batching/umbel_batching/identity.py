@@ -101,7 +101,7 @@ def _read(raw: Any, namespace: str) -> Identity:
     if layout != str(LAYOUT):
         raise StoreUnsuitable(
             f"Namespace {namespace!r} holds data of layout {layout or 'unknown'}; this version of "
-            f"umbel reads layout {LAYOUT}. Run the version that wrote it until its lanes are "
-            "drained, or set another namespace."
+            f"umbel reads layout {LAYOUT}. Drain its lanes with the version that wrote it, then "
+            "set another namespace: workers register the models there again."
         )
     return Identity(int(layout), store)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import redis
 from pydantic import SecretStr
 
+from umbel_batching.identity import known_identity
 from umbel_config.connect import address_of, check_server, connect, translate_errors
 from umbel_config.embedded import EmbeddedRedis, find_store
 from umbel_config.settings import Settings
@@ -38,6 +39,7 @@ def client_of(settings: Settings) -> Iterator[redis.Redis]:
         translate_errors(address_of(client)),
     ):
         check_server(client)
+        known_identity(client, settings.namespace)
         yield client
 
 
