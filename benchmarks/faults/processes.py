@@ -8,15 +8,15 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from faults.closing import Closing
 
 #: The folder that this package is in: workers import the model from here.
 HERE = Path(__file__).resolve().parent.parent
 _STOP_S = 30.0
 
 
-class Process:
+class Process(Closing):
     """A Python process in a session of its own.
 
     Its standard input is a pipe that only this process can write to: `umbel` commands that are
@@ -102,14 +102,3 @@ class Process:
                 self._process.wait()
             self.hang_up()
         return willing
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

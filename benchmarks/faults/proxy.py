@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from faults.closing import Closing
 from umbel_batching.scripts import source
 
 #: Scripts whose lost replies are counted by name.
@@ -19,7 +18,7 @@ SCRIPTS = ("submit", "claim", "settle", "renew", "flush", "reap", "peek", "relea
 _READ = 2**16
 
 
-class LossyProxy:
+class LossyProxy(Closing):
     """Listens on a loopback port and talks to a Redis on a Unix socket.
 
     When the dice say so, the connection is cut before a reply travels back: the command has run,
@@ -113,17 +112,6 @@ class LossyProxy:
 
     def _name(self, command: bytes) -> str:
         return next((name for sha, name in self._names.items() if sha in command), "other")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _nothing() -> None:

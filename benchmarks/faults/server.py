@@ -10,11 +10,10 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from redis.exceptions import RedisError
 
+from faults.closing import Closing
 from faults.waiting import until
 from umbel_config.connect import connect
 from umbel_config.guarded_process import GuardedProcess
@@ -24,7 +23,7 @@ _SAMPLE_S = 0.01
 _KEPT_S = 5.0
 
 
-class MortalRedis:
+class MortalRedis(Closing):
     """A Redis with an append-only file on a Unix socket, which ends with this process.
 
     The embedded Redis of the product has another address after each start, as befits a server
@@ -95,14 +94,3 @@ class MortalRedis:
                 return bool(client.ping())
         except RedisError:
             return False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pydantic import SecretStr
 
+from faults.closing import Closing
 from faults.model import NOTES, PAUSE_MS
 from faults.processes import Process
 from faults.rows import MODULE, push_model
@@ -50,7 +50,7 @@ FULL = Scale(jobs=6000, per_s=250, strikes=5, storm_s=60)
 QUICK = Scale(jobs=600, per_s=250, strikes=1, storm_s=4)
 
 
-class Stage:
+class Stage(Closing):
     """Everything that the scenarios of one family share.
 
     Args:
@@ -150,14 +150,3 @@ class Stage:
     def _variables(self, settings: Settings) -> dict[str, str]:
         own = {NOTES: str(self.notes), PAUSE_MS: str(self.scale.pause_ms)}
         return {**environment(settings), **own, "PYTHONUNBUFFERED": "1"}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
