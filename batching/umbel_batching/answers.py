@@ -7,7 +7,7 @@ from typing import Any
 from umbel_batching.lanes import Lane
 from umbel_batching.record import State, state_of
 from umbel_batching.values import Accepted, Claimed, Due, Fate, Flush, Known, Reaped, Replayed
-from umbel_config.errors import ConfigError, LaneFull
+from umbel_config.errors import ConfigError, LaneFull, ReceiverFull
 
 #: Seconds to suggest to a refused caller while no rate has been measured, and at most.
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 60.0
@@ -18,11 +18,14 @@ def accepted(lane: Lane, reply: Any) -> Accepted:
 
     Raises:
         LaneFull: the lane has no room for the jobs; none was queued.
+        ReceiverFull: too many callbacks wait for a receiver; none was queued.
         ConfigError: two lanes share a slot.
     """
     code = int(reply[0])
     if code in (1, -2):
         return Accepted(int(reply[1]), {int(place): _known(rest) for place, *rest in reply[2]})
+    if code == -3:
+        raise _receiver_full(int(reply[1]), reply[2].decode(), int(reply[3]) / 1000)
     if code < 0:
         raise ConfigError(
             f"Lanes {lane.name!r} and {reply[1].decode()!r} share the slot {lane.slot}; "
@@ -43,6 +46,14 @@ def _full(lane: Lane, depth: int, rate: float) -> LaneFull:
         f"Lane {lane.name} has no room for what was sent: {depth} jobs wait there already. Send "
         "less at once, try again later, raise max_queue or max_queue_bytes, or add workers.",
         retry_after=min(max(wait_s, 0.05), _LONGEST_RETRY_S),
+    )
+
+
+def _receiver_full(waiting: int, receiver: str, closed_s: float) -> ReceiverFull:
+    return ReceiverFull(
+        f"{waiting} callbacks wait for {receiver} already, and max_callbacks allows no more. Try "
+        "again later, submit without a callback_url, or see `umbel callbacks receivers`.",
+        retry_after=min(max(closed_s, _FIRST_RETRY_S), _LONGEST_RETRY_S),
     )
 
 

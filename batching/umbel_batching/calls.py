@@ -40,27 +40,32 @@ class Calls:
     Args:
         namespace: prefix of every key.
         keep: how long what is kept of ended jobs stays.
+        max_callbacks: callbacks that may wait for one receiver before it gets no new jobs.
     """
 
-    def __init__(self, namespace: str, keep: Retention | None = None) -> None:
+    def __init__(
+        self, namespace: str, keep: Retention | None = None, max_callbacks: int = 100_000
+    ) -> None:
         self.namespace = namespace
         self.keep = keep or Retention()
+        self._max_callbacks = max_callbacks
         self._kept = self.keep.text
         self._channels = reply_channel(namespace, "")
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The calls for the namespace and retention of ``settings``."""
-        return cls(settings.namespace, Retention.of(settings))
+        return cls(settings.namespace, Retention.of(settings), settings.max_callbacks)
 
     def submit(self, lane: Lane, jobs: Sequence[NewJob]) -> Call[Accepted]:
         """Puts ``jobs`` into ``lane``, all or none.
 
         Raises (when run):
             LaneFull: the lane's ``max_queue`` or ``max_queue_bytes`` would be exceeded.
+            ReceiverFull: too many callbacks wait for the receiver of one of them.
         """
         args: list[Any] = [lane.slot, lane.name, lane.queue, lane.policy.text]
-        args += (self._kept, self._channels)
+        args += (self._kept, self._channels, self._max_callbacks)
         for job in jobs:
             tail = job.fingerprint.encode() + job.tail if job.fingerprint else job.tail
             args += (job.uid, job.timeout_ms, tail)
@@ -183,7 +188,7 @@ class Calls:
 
     def drop(self, slot: str, uid: str) -> Call[bool]:
         """Removes a dead letter; its record stays as long as any other result."""
-        return self._call("drop", slot, (uid, self.keep.result_ttl_s), bool)
+        return self._call("drop", slot, (uid, self._kept), bool)
 
     def fates(self, slot: str, uids: Sequence[str]) -> Call[list[Fate | None]]:
         """What the tombstones know of jobs without a record; ``None``: it never ended here."""
@@ -214,7 +219,7 @@ class Calls:
         self, script: str, slot: str, args: Sequence[Any], parse: Callable[[Any], T]
     ) -> Call[T]:
         """A call whose keys are those that the script itself names."""
-        return Call(script, _keys(self.namespace, slot, script), args, parse)
+        return Call(script, keys_of(self.namespace, slot, script), args, parse)
 
     def _peek(
         self, slot: str, uids: Sequence[str], what: str, parse: Callable[[Any], T]
@@ -224,8 +229,14 @@ class Calls:
 
 
 @lru_cache(maxsize=4096)
-def _keys(namespace: str, slot: str, script: str) -> tuple[str, ...]:
-    """The keys that a script names, in its order."""
+def keys_of(namespace: str, slot: str, script: str) -> tuple[str, ...]:
+    """The keys that a script names, in its order.
+
+    Args:
+        namespace: prefix of every key.
+        slot: the lane; any text for a script that touches none.
+        script: its name.
+    """
     lane, shared = lane_keys(namespace, slot), shared_keys(namespace)
     return tuple(
         getattr(lane if hasattr(lane, name) else shared, name) for name in source(script).keys

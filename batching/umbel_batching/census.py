@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 import redis
 
+from umbel_batching.deliveries import Callback, callback_of
 from umbel_batching.keys import lane_keys, shared_keys, workers_key
 from umbel_batching.lanes import split_name
 from umbel_batching.record import Event, Failure, Record, State
@@ -83,7 +84,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     worker: str | None
     error: str | None
-    callback: str | None = None
+    callback: Callback | None = None
     priority: str = "normal"
     history: list[Event] = []
     metadata: dict[str, Any]
@@ -169,7 +170,13 @@ def _oldest_ms(firsts: list[list[tuple[bytes, float]]], now_ms: int) -> int:
     return max(0, now_ms - min(arrivals)) if arrivals else 0
 
 
-def job_info(job_id: str, lane: str, record: Record, batch: Mapping[bytes, bytes]) -> JobInfo:
+def job_info(
+    job_id: str,
+    lane: str,
+    record: Record,
+    batch: Mapping[bytes, bytes],
+    delivery: bytes | None = None,
+) -> JobInfo:
     """Tells the story of a job from its record and the hash of its last batch.
 
     Args:
@@ -177,6 +184,7 @@ def job_info(job_id: str, lane: str, record: Record, batch: Mapping[bytes, bytes
         lane: name of its lane.
         record: its record, with its body if it is terminal.
         batch: the hash of its batch; empty when it has none.
+        delivery: how its callback fares, as it is stored; ``None`` where nothing is.
     """
     model, version = split_name(lane)
     known = {key.decode(): value.decode() for key, value in batch.items()}
@@ -200,6 +208,7 @@ def job_info(job_id: str, lane: str, record: Record, batch: Mapping[bytes, bytes
         attempts=record.attempts,
         worker=known.get("worker"),
         error=error_text(record),
+        callback=callback_of(record, delivery),
         priority=record.priority.value,
         history=record.history,
         metadata=record.metadata,

@@ -17,8 +17,10 @@ from umbel_batching.calls import Calls
 from umbel_batching.census import lane_names, worker_slots
 from umbel_batching.keys import shared_keys
 from umbel_batching.lanes import new_uid
+from umbel_batching.outbox import OUTBOX, OutboxCalls
 from umbel_batching.retention import Retention
 from umbel_batching.scripts import Runner
+from umbel_batching.summoner import Summoner
 from umbel_batching.values import Flush
 
 log = logging.getLogger("umbel.flusher")
@@ -53,7 +55,7 @@ class Drain:
 
 
 def sweep(runner: Runner, calls: Calls, *, now: bool) -> int:
-    """Puts every lane with work on the flushers' list; needs no flusher of its own.
+    """Puts every lane with work on the flushers' list, and the outbox; needs no flusher itself.
 
     Args:
         runner: runs scripts.
@@ -65,6 +67,7 @@ def sweep(runner: Runner, calls: Calls, *, now: bool) -> int:
         Lanes with work.
     """
     slots = lane_names(runner.client, calls.namespace)
+    runner.run(OutboxCalls(calls.namespace).rouse(now=now))
     return [runner.run(calls.rearm(slot, now=now)) for slot in slots].count(True)
 
 
@@ -80,6 +83,7 @@ class Flusher:
         dispatch: brings a wake-up to a worker; may raise, the wake-up is then sent again later.
         max_attempts: times a job may be lost with its worker before it fails.
         keep: how long what is kept of such a job stays.
+        summoner: calls senders for the outbox; without one its callbacks wait.
     """
 
     def __init__(
@@ -90,11 +94,13 @@ class Flusher:
         *,
         max_attempts: int = 3,
         keep: Retention | None = None,
+        summoner: Summoner | None = None,
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._dispatch = dispatch
         self._max_attempts = max_attempts
+        self._summoner = summoner
         self._calls = Calls(namespace, keep)
         self._runner = Runner(client)
         self._bell = Bell(client, shared_keys(namespace).signal)
@@ -125,7 +131,7 @@ class Flusher:
         """Looks at the lanes that are due, or sleeps until the next one is.
 
         Returns:
-            Drains handed to ``dispatch``.
+            Drains handed to ``dispatch``, and senders called.
         """
         self._sweep_if_due()
         due = self._runner.run(self._calls.due(_LANES))
@@ -154,12 +160,20 @@ class Flusher:
     def _flush_alone(self, slot: str, now_ms: int) -> int:
         """Flushes one lane; a lane that cannot be flushed does not hold up the others."""
         try:
+            if slot == OUTBOX:
+                return self._look_at_outbox(now_ms)
             return self._flush(slot, now_ms)
         except ResponseError as error:
             log.warning("lane %s: not flushed (%s); trying again later", slot, error)
             wake = shared_keys(self._namespace).wake
             self._client.zadd(wake, {slot: now_ms + PATIENCE_MS})
             return 0
+
+    def _look_at_outbox(self, now_ms: int) -> int:
+        if self._summoner is None:  # another flusher, with one, finds it when that time has come
+            self._client.zadd(shared_keys(self._namespace).wake, {OUTBOX: now_ms + PATIENCE_MS})
+            return 0
+        return self._summoner.turn(self._runner, now_ms, PATIENCE_MS)
 
     def _flush(self, slot: str, now_ms: int) -> int:
         tokens = [new_uid() for _ in range(_TOKENS)]

@@ -27,10 +27,22 @@ key                           type     members                                  
 ``N:{S}:recordings``          zset     ``batch|bytes`` -> ms it was recorded       TTL
 ``N:{S}:same:<sha-1>``        string   who computes this input, or its outcome     TTL
 ``N:{S}:cached``              zset     ``sha-1|bytes`` of outcomes -> ms           TTL
+``N:{S}:delivery:<uid>``      string   how the callback of a job fares             TTL
+``N:receivers``               zset     queue of the outbox -> next ms it is due    while any wait
+``N:senders``                 zset     token of a sender -> ms it counts as gone   while sending
+``N:outbox:<queue>``          zset     entry or ``=parcel`` -> ms it is due        while any wait
+``N:underway:<receiver>``     zset     entry or ``=parcel`` -> ms its lease ends   while any are
+``N:parcel:<id>``             string   entries that go out in one POST             until it ended
+``N:receiver:<receiver>``     hash     breaker, limit and counters of a receiver   TTL
+``N:undelivered``             zset     ``entry queue`` of callbacks given up -> ms TTL
+``N:callbacks``               hash     counters of attempts and what came of them  permanent
 ``N:reply:<client>``          channel  outcomes pushed to one client               (pub/sub)
 ============================  =======  ==========================================  ===============
 
-The permanent keys are bounded by the number of lanes. An empty sorted set does not exist in
+A *receiver* is the authority of a callback's URL, ``host`` or ``host:port``. A queue of the outbox
+is named by its receiver; callbacks that may share a POST have one for each URL, named
+``<receiver>#<hash of the URL>``. An entry is slot, uid and, in two digits, how often the job was
+replayed: each run of a job has a callback of its own. The permanent keys are bounded by the number of lanes. An empty sorted set does not exist in
 Redis, so nothing else is left once a lane is drained and the TTLs have passed.
 """
 
@@ -58,17 +70,30 @@ class LaneKeys:
     recordings: str
     same: str
     cached: str
+    delivery: str
 
 
 @dataclass(frozen=True, slots=True)
 class SharedKeys:
-    """The keys that all lanes of a namespace share; a uid is appended to ``once``."""
+    """The keys that all lanes of a namespace share.
+
+    A uid is appended to ``once``, and the name of a queue, receiver or parcel to those that end in
+    a colon.
+    """
 
     store: str
     lanes: str
     wake: str
     signal: str
     once: str
+    receivers: str
+    senders: str
+    outbox: str
+    underway: str
+    parcel: str
+    receiver: str
+    undelivered: str
+    callbacks: str
 
 
 @lru_cache(maxsize=64)
@@ -80,6 +105,14 @@ def shared_keys(namespace: str) -> SharedKeys:
         wake=f"{namespace}:wake",
         signal=f"{namespace}:signal",
         once=f"{namespace}:once:",
+        receivers=f"{namespace}:receivers",
+        senders=f"{namespace}:senders",
+        outbox=f"{namespace}:outbox:",
+        underway=f"{namespace}:underway:",
+        parcel=f"{namespace}:parcel:",
+        receiver=f"{namespace}:receiver:",
+        undelivered=f"{namespace}:undelivered",
+        callbacks=f"{namespace}:callbacks",
     )
 
 
@@ -102,6 +135,7 @@ def lane_keys(namespace: str, slot: str) -> LaneKeys:
         recordings=f"{base}:recordings",
         same=f"{base}:same:",
         cached=f"{base}:cached",
+        delivery=f"{base}:delivery:",
     )
 
 

@@ -1,4 +1,4 @@
-"""The record of one job: a fixed head, then meta and history, then the payload or the outcome.
+"""The record of one job: a fixed head, then callback, meta, history, then payload or outcome.
 
 A record is one Redis string, so that a job costs one key, a claim reads whole batches with MGET,
 and a poll for the state reads the head alone (GETRANGE) and never drags the payload along. The
@@ -17,10 +17,12 @@ finished   13     ms at which it became terminal; 0: see the batch, or not yet
 priority   1      h, n, l: the first letter of the class
 reply      16     client that waits for the outcome; blank: nobody
 history    5      length of the history in bytes
-meta       7      length of the meta part in bytes
+meta       7      length of callback and metadata together in bytes
+callback   4      length of the callback in bytes; 0: nobody is called back
 =========  =====  ==============================================================
 
-The history stands behind the meta: one line of text for each thing that befell the job beyond its
+The callback is a letter and the URL: ``1`` for a POST of its own, ``m`` where results that are due
+together may share one. The history stands behind the metadata: one line of text for each thing that befell the job beyond its
 usual way, ``what|ms|batch|worker|cause``. Most jobs have none.
 """
 
@@ -46,6 +48,7 @@ FIELDS = {
     "reply": 16,
     "history": 5,
     "meta": 7,
+    "callback": 4,
 }
 HEAD = sum(FIELDS.values())
 #: Width of the client id that a reply channel is named after.
@@ -53,6 +56,8 @@ REPLY_WIDTH = FIELDS["reply"]
 NO_REPLY = " " * REPLY_WIDTH
 #: Largest metadata of one job, in bytes of MessagePack.
 MAX_META = 64 * 1024
+#: Letters that a callback begins with.
+ALONE, SHARED = "1", "m"
 
 
 def _offsets() -> dict[str, tuple[int, int]]:
@@ -150,9 +155,20 @@ class Record(msgspec.Struct, frozen=True):
     finished_ms: int
     priority: Priority
     reply: str
+    callback: str
     meta: bytes
     history: list[Event]
     body: memoryview
+
+    @property
+    def callback_url(self) -> str | None:
+        """Where the outcome is posted to; ``None`` for nowhere."""
+        return self.callback[1:] or None
+
+    @property
+    def replays(self) -> int:
+        """How often the job was put back from the dead letters: each run has its own callback."""
+        return sum(event.what == "replayed" for event in self.history)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -168,6 +184,7 @@ def parse(raw: bytes) -> Record:
     """
     text = raw[:HEAD].decode("ascii")
     values = {name: text[start:end] for name, (start, end) in _SPANS.items()}
+    end_of_callback = HEAD + int(values["callback"])
     end_of_meta = HEAD + int(values["meta"])
     end_of_history = end_of_meta + int(values["history"])
     return Record(
@@ -180,7 +197,8 @@ def parse(raw: bytes) -> Record:
         finished_ms=int(values["finished"]),
         priority=_CLASSES[values["priority"]],
         reply=values["reply"].strip(),
-        meta=raw[HEAD:end_of_meta],
+        callback=raw[HEAD:end_of_callback].decode("ascii"),
+        meta=raw[end_of_callback:end_of_meta],
         history=_events(raw[end_of_meta:end_of_history]),
         body=memoryview(raw)[end_of_history:],
     )
@@ -207,17 +225,31 @@ def reply_of(raw: bytes) -> bytes:
     return raw[_REPLY_START:_REPLY_END]
 
 
-def tail(reply: str, meta: bytes, priority: Priority = Priority.NORMAL) -> bytes:
+def tail(
+    reply: str, meta: bytes, priority: Priority = Priority.NORMAL, callback: bytes = b""
+) -> bytes:
     """The part of a new record that a client writes before the payload, from the priority on.
 
     Args:
         reply: the client's id, or ``NO_REPLY``.
         meta: MessagePack of the job's metadata, or nothing.
         priority: the job's class.
+        callback: from ``encode_callback``, or nothing.
     """
     no_history = "0" * FIELDS["history"]
-    head = f"{priority.letter}{reply}{no_history}{len(meta):0{FIELDS['meta']}d}"
-    return head.encode() + meta
+    annex = callback + meta
+    lengths = f"{len(annex):0{FIELDS['meta']}d}{len(callback):0{FIELDS['callback']}d}"
+    return f"{priority.letter}{reply}{no_history}{lengths}".encode() + annex
+
+
+def encode_callback(url: str, *, shared: bool = False) -> bytes:
+    """The callback part of a record.
+
+    Args:
+        url: where the outcome is posted to, in ASCII and checked, at most 2,048 characters.
+        shared: whether outcomes that are due together may come in one POST.
+    """
+    return ((SHARED if shared else ALONE) + url).encode("ascii")
 
 
 def encode_meta(metadata: Mapping[str, Any] | None) -> bytes:

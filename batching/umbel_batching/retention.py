@@ -7,6 +7,9 @@ from typing import Self
 
 from umbel_config.settings import Settings
 
+#: Seconds for the last attempt, and for a sender that was away when it was due.
+_MARGIN_S = 3600
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
@@ -18,6 +21,8 @@ class Retention:
         dead_ttl_s: seconds that a dead letter is kept.
         max_dead: dead letters, and recorded batches, of one lane.
         max_dead_bytes: bytes of recorded batches of one lane.
+        callback_ttl_s: seconds after the end of a job that its callback is tried at most.
+        max_dead_callbacks: undelivered callbacks.
     """
 
     result_ttl_s: int = 3600
@@ -25,6 +30,8 @@ class Retention:
     dead_ttl_s: int = 604_800
     max_dead: int = 1000
     max_dead_bytes: int = 64 * 2**20
+    callback_ttl_s: int = 172_800
+    max_dead_callbacks: int = 10_000
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -35,11 +42,20 @@ class Retention:
             dead_ttl_s=settings.dead_ttl_s,
             max_dead=settings.max_dead,
             max_dead_bytes=settings.max_dead_bytes,
+            callback_ttl_s=settings.callback_ttl_s,
+            max_dead_callbacks=settings.max_dead_callbacks,
         )
 
     @property
+    def pending_ttl_s(self) -> int:
+        """Seconds that a record is kept for a callback that is not delivered yet."""
+        return self.callback_ttl_s + _MARGIN_S
+
+    @property
     def text(self) -> str:
-        """As the scripts read it: five whole numbers."""
+        """As the scripts read it: whole numbers."""
         failed = max(self.dead_ttl_s if self.max_dead else 0, self.result_ttl_s)
         numbers = (self.result_ttl_s, self.tombstone_ttl_s, failed)
-        return " ".join(str(number) for number in (*numbers, self.max_dead, self.max_dead_bytes))
+        numbers += (self.max_dead, self.max_dead_bytes)
+        numbers += (self.pending_ttl_s, self.dead_ttl_s, self.max_dead_callbacks)
+        return " ".join(str(number) for number in numbers)

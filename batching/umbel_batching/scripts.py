@@ -47,6 +47,8 @@ class Source:
     keys: tuple[str, ...]
 
 
+#: Files of what scripts share, each using only what stands before it.
+_PRELUDE = ("_prelude.lua", "_outbox.lua", "_ending.lua")
 _KEYS_LINE = re.compile(r"^-- KEYS: (\w+(?:, \w+)*)$", re.MULTILINE)
 
 
@@ -71,7 +73,8 @@ _DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 @cache
 def _paragraphs() -> tuple[tuple[str, frozenset[str]], ...]:
     """The paragraphs of the prelude, and the names that each defines."""
-    prelude = (resources.files("umbel_batching") / "lua" / "_prelude.lua").read_text("utf-8")
+    folder = resources.files("umbel_batching") / "lua"
+    prelude = "\n".join((folder / name).read_text("utf-8") for name in _PRELUDE)
     return tuple(
         (part, frozenset(name for names in _DEFINED.findall(part) for name in names.split(", ")))
         for part in re.split(r"\n\n+", prelude)
@@ -147,10 +150,28 @@ class AsyncRunner:
 
     async def run(self, call: Call[T]) -> T:
         """Runs one call and returns its parsed reply."""
+        return call.parse(await self._reply(call))
+
+    async def run_together(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Runs several calls in order, in one round trip; each is atomic by itself."""
+        pipe = self.client.pipeline(transaction=False)
+        for call in calls:
+            pipe.evalsha(source(call.script).sha, len(call.keys), *call.keys, *call.args)
+        replies = await pipe.execute(raise_on_error=False)
+        results = []
+        for call, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, NoScriptError):
+                results.append(call.parse(await self._reply(call)))
+            elif isinstance(reply, Exception):
+                raise reply
+            else:
+                results.append(call.parse(reply))
+        return results
+
+    async def _reply(self, call: Call[Any]) -> Any:
         script = source(call.script)
         arguments = (len(call.keys), *call.keys, *call.args)
         try:
-            reply = await self.client.evalsha(script.sha, *arguments)
+            return await self.client.evalsha(script.sha, *arguments)
         except NoScriptError:
-            reply = await self.client.eval(script.text, *arguments)
-        return call.parse(reply)
+            return await self.client.eval(script.text, *arguments)

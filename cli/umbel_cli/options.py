@@ -155,7 +155,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(str(each) for each in value)
     if isinstance(value, Path):
         return str(value).replace(str(Path.home()), "~", 1)
     return "" if value is None else str(value)

@@ -171,6 +171,8 @@ def manifest_table(manifest: Manifest) -> Table:
     table.add_row("queue", manifest.queue)
     table.add_row("created", f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M:%S}")
     _signature_rows(table, manifest.signature)
+    if manifest.output_encoding != "list":
+        table.add_row("arrays in JSON", manifest.output_encoding)
     policy = manifest.policy
     table.add_row(
         "batching",

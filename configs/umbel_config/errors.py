@@ -25,6 +25,9 @@ Each error says what happened and what to do, and knows whether trying again can
     │   ├── JobCancelled            the job was cancelled
     │   └── ResultTimeout           the caller stopped waiting; the job goes on
     ├── LaneFull                    too many jobs wait; carries ``retry_after``
+    │   └── ReceiverFull            too many callbacks wait for their receiver
+    ├── ReceiverRefused             a callback may not be sent where it should go
+    ├── SignatureInvalid            a callback is not what umbel signed, or too old
     ├── NotReplayable               a dead letter that cannot run again
     └── StoreUnavailable            Redis cannot be reached
         ├── StoreRefused            Redis refuses this client (password, permission)
@@ -188,6 +191,18 @@ class LaneFull(UmbelError):
         self.retry_after = retry_after
         self.accepted = 0
         self.jobs: tuple[Any, ...] = ()
+
+
+class ReceiverFull(LaneFull):
+    """As many callbacks as are allowed wait for the receiver already; nothing was queued."""
+
+
+class ReceiverRefused(UmbelError):
+    """The address that a receiver's name leads to is not one that callbacks may be sent to."""
+
+
+class SignatureInvalid(UmbelError):
+    """The signature of a callback fits none of the secrets, or its time is too far from now."""
 
 
 class NotReplayable(UmbelError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -17,6 +17,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from umbel_config.callback_settings import CallbackSettings
 from umbel_config.errors import ConfigError
 
 #: Where the settings file is looked for, unless ``UMBEL_CONFIG`` names one.
@@ -40,7 +41,15 @@ def _words(value: Any) -> Any:
     return value
 
 
-class Settings(BaseSettings):
+#: Settings that are lists of words.
+_LISTS = {"queues", "allowed_modules"} | {
+    name
+    for name, field in CallbackSettings.model_fields.items()
+    if get_origin(field.annotation) is tuple
+}
+
+
+class Settings(CallbackSettings, BaseSettings):
     """Everything that can be set, with one name in file, environment and flag.
 
     A field ``lease_ms`` is ``lease_ms:`` in the YAML file, ``UMBEL_LEASE_MS`` in the environment
@@ -137,9 +146,8 @@ class Settings(BaseSettings):
     @classmethod
     def _split_words(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for name in ("queues", "allowed_modules"):
-                if name in data:
-                    data[name] = _words(data[name])
+            for name in _LISTS & data.keys():
+                data[name] = _words(data[name])
         return data
 
     @classmethod
@@ -214,8 +222,6 @@ def environment(settings: Settings) -> dict[str, str]:
     """
     values = {name: getattr(settings, name) for name in Settings.model_fields}
     values["artifact_root"] = settings.artifacts
-    if settings.redis_url is not None:
-        values["redis_url"] = settings.redis_url.get_secret_value()
     return {
         f"UMBEL_{name.upper()}": _as_text(value)
         for name, value in values.items()
@@ -226,8 +232,10 @@ def environment(settings: Settings) -> dict[str, str]:
 def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     if isinstance(value, tuple):
-        return ",".join(value) or ","
+        return ",".join(_as_text(each) for each in value) or ","
     return str(value)
 
 

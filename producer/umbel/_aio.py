@@ -10,6 +10,7 @@ from umbel._aio_job import AsyncJob
 from umbel._aio_session import AsyncSession
 from umbel._aio_stream import completed, mapped
 from umbel._aio_submission import AsyncSubmission
+from umbel._callbacks import CallbackChecks
 from umbel._prepare import Options, Target, options, prepare, prepare_many
 from umbel_batching.lanes import split_id
 from umbel_batching.record import Priority
@@ -36,6 +37,7 @@ class AsyncClient:
         elif url is not None:
             settings = load_settings(**{**settings.model_dump(), "redis_url": url})
         self._max_bytes = settings.max_payload_bytes
+        self._callbacks = CallbackChecks(settings)
         self._session = AsyncSession(settings)
 
     async def submit(
@@ -46,13 +48,15 @@ class AsyncClient:
         version: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  (the job's deadline, not this call's)
         priority: Priority | str = "normal",
+        callback_url: str | None = None,
+        callback_batch: bool = False,
         idempotency_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> AsyncJob:
         """Queues one job; see ``Client.submit`` for arguments and errors."""
-        target, chosen = await self._chosen(
-            model, version=version, job_timeout=timeout, priority=priority, metadata=metadata
-        )
+        callback = self._callbacks.part(callback_url, shared=callback_batch)
+        common: dict[str, Any] = {"version": version, "job_timeout": timeout, "priority": priority}
+        target, chosen = await self._chosen(model, metadata=metadata, callback=callback, **common)
         new = prepare(target, inputs, chosen, idempotency_key)
         return (await AsyncSubmission(self._session, target, [new]).go())[0]
 
@@ -64,13 +68,15 @@ class AsyncClient:
         version: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
         priority: Priority | str = "normal",
+        callback_url: str | None = None,
+        callback_batch: bool = False,
         idempotency_keys: Sequence[str | None] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[AsyncJob]:
         """Queues one job for each row; see ``Client.submit_many``."""
-        target, chosen = await self._chosen(
-            model, version=version, job_timeout=timeout, priority=priority, metadata=metadata
-        )
+        callback = self._callbacks.part(callback_url, shared=callback_batch)
+        common: dict[str, Any] = {"version": version, "job_timeout": timeout, "priority": priority}
+        target, chosen = await self._chosen(model, metadata=metadata, callback=callback, **common)
         new = prepare_many(target, rows, chosen, idempotency_keys)
         return await AsyncSubmission(self._session, target, new).go()
 
@@ -139,6 +145,7 @@ class AsyncClient:
         job_timeout: float | None,
         priority: Priority | str,
         metadata: Mapping[str, Any] | None,
+        callback: bytes = b"",
     ) -> tuple[Target, Options]:
         """Where jobs go and what else was chosen; from here on their outcomes are heard."""
         target = await self._session.target(model, version)
@@ -150,5 +157,6 @@ class AsyncClient:
             priority=priority,
             metadata=metadata,
             max_bytes=self._max_bytes,
+            callback=callback,
         )
         return target, chosen

@@ -152,7 +152,8 @@ class AsyncSession:
         with self._translated:
             lane = await client.hget(keys.lane, "name") or b"?@?"
             batch = await client.hgetall(keys.batch + parsed.batch) if parsed.batch else {}
-        return job_info(job.id, lane.decode(), parsed, batch)
+            delivery = await client.get(keys.delivery + uid) if parsed.callback else None
+        return job_info(job.id, lane.decode(), parsed, batch, delivery)
 
     async def aclose(self) -> None:
         """Ends the listening task and closes all connections; jobs go on."""

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from umbel._job import Job
+from umbel._callbacks import CallbackChecks
 from umbel._prepare import Options, Target, options, prepare, prepare_many
 from umbel._session import Session
 from umbel._stream import completed, mapped
@@ -37,6 +38,7 @@ class Client:
         elif url is not None:
             settings = load_settings(**{**settings.model_dump(), "redis_url": url})
         self._max_bytes = settings.max_payload_bytes
+        self._callbacks = CallbackChecks(settings)
         self._session = Session(settings)
 
     def submit(
@@ -47,6 +49,8 @@ class Client:
         version: str | None = None,
         timeout: float | None = None,
         priority: Priority | str = "normal",
+        callback_url: str | None = None,
+        callback_batch: bool = False,
         idempotency_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Job:
@@ -59,24 +63,29 @@ class Client:
             version: a version of the model; default: the highest.
             timeout: seconds from now after which the job must not be computed any more.
             priority: ``high``, ``normal`` or ``low``: higher jobs run first, but none starves.
+            callback_url: where the outcome is posted to when the job has ended, signed; an https
+                URL, or what the setting ``callback_allow`` allows.
+            callback_batch: whether outcomes for that URL may share a POST.
             idempotency_key: up to 255 characters that name this request among those of the model.
                 The same key with the same inputs and version finds the same job, whoever submits
                 it, for as long as that job lives and what is known of it is kept.
             metadata: plain values kept with the job and shown by ``info``.
 
         Raises:
-            InvalidInput: the inputs do not fit the signature; nothing was queued.
+            InvalidInput: the inputs do not fit the signature, or callbacks may not go to that URL;
+                nothing was queued.
             IdempotencyConflict: the key was used before with another input or version.
             PayloadTooLarge: they are over ``max_payload_bytes``; nothing was queued.
             ModelNotFound: no model of that name is registered.
             VersionNotFound: the model has no such version.
-            LaneFull: too many jobs wait already; it says when to come back.
+            LaneFull: too many jobs wait already; it says when to come back. ``ReceiverFull``: so
+                do too many callbacks for that receiver.
             StoreFull: Redis has no memory left; jobs that it holds go on.
             StoreUnavailable: Redis cannot be reached.
         """
-        target, chosen = self._chosen(
-            model, version=version, timeout=timeout, priority=priority, metadata=metadata
-        )
+        callback = self._callbacks.part(callback_url, shared=callback_batch)
+        common: dict[str, Any] = {"version": version, "timeout": timeout, "priority": priority}
+        target, chosen = self._chosen(model, metadata=metadata, callback=callback, **common)
         new = prepare(target, inputs, chosen, idempotency_key)
         return Submission(self._session, target, [new]).go()[0]
 
@@ -88,6 +97,8 @@ class Client:
         version: str | None = None,
         timeout: float | None = None,
         priority: Priority | str = "normal",
+        callback_url: str | None = None,
+        callback_batch: bool = False,
         idempotency_keys: Sequence[str | None] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[Job]:
@@ -101,6 +112,8 @@ class Client:
             version: a version of the model; default: the highest.
             timeout: seconds from now after which a job must not be computed any more.
             priority: as for ``submit``.
+            callback_url: as for ``submit``.
+            callback_batch: as for ``submit``.
             idempotency_keys: one key for each row, as for ``submit``; ``None`` among them for a
                 row without.
             metadata: plain values kept with each job.
@@ -112,9 +125,9 @@ class Client:
             StoreUnavailable: Redis cannot be reached, or, as ``StoreFull``, has no memory left.
             IdempotencyConflict: a key was used before with another input or version.
         """
-        target, chosen = self._chosen(
-            model, version=version, timeout=timeout, priority=priority, metadata=metadata
-        )
+        callback = self._callbacks.part(callback_url, shared=callback_batch)
+        common: dict[str, Any] = {"version": version, "timeout": timeout, "priority": priority}
+        target, chosen = self._chosen(model, metadata=metadata, callback=callback, **common)
         new = prepare_many(target, rows, chosen, idempotency_keys)
         return Submission(self._session, target, new).go()
 
@@ -212,6 +225,7 @@ class Client:
         timeout: float | None,
         priority: Priority | str,
         metadata: Mapping[str, Any] | None,
+        callback: bytes = b"",
     ) -> tuple[Target, Options]:
         """Where jobs go and what else was chosen; from here on their outcomes are heard."""
         target = self._session.target(model, version)
@@ -222,5 +236,6 @@ class Client:
             priority=priority,
             metadata=metadata,
             max_bytes=self._max_bytes,
+            callback=callback,
         )
         return target, chosen

@@ -65,6 +65,7 @@ def options(
     priority: Priority | str,
     metadata: Mapping[str, Any] | None,
     max_bytes: int,
+    callback: bytes = b"",
 ) -> Options:
     """Checks the options of a submit.
 
@@ -75,12 +76,13 @@ def options(
         priority: ``high``, ``normal`` or ``low``.
         metadata: plain values kept with the job.
         max_bytes: largest encoded input, in bytes.
+        callback: from ``CallbackChecks.part``.
 
     Raises:
         InvalidInput: the timeout is no positive number, the priority none of the three, or the
             metadata no dict of plain values.
     """
-    head = tail(reply, encode_meta(metadata), _priority(priority))
+    head = tail(reply, encode_meta(metadata), _priority(priority), callback)
     return Options(head, _milliseconds(timeout), max_bytes, version or "")
 
 

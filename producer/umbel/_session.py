@@ -182,7 +182,8 @@ class Session:
                 "dict[bytes, bytes]",
                 runner.client.hgetall(keys.batch + parsed.batch) if parsed.batch else {},
             )
-        return job_info(job.id, lane.decode(), parsed, batch)
+            delivery = runner.client.get(keys.delivery + uid) if parsed.callback else None
+        return job_info(job.id, lane.decode(), parsed, batch, cast("bytes | None", delivery))
 
     def close(self) -> None:
         """Stops the listener and closes all connections; jobs go on."""

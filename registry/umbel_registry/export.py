@@ -17,7 +17,7 @@ from umbel_batching.policy import BatchPolicy
 from umbel_config.errors import ModelError, ModelFolderInvalid
 from umbel_registry.folder import MODEL_FILE
 from umbel_registry.loading import load_model
-from umbel_registry.manifest import ModelFile, explain
+from umbel_registry.manifest import ModelFile, OutputEncoding, explain
 from umbel_registry.sample import Sample, build_sample, dtype_name
 from umbel_registry.signature import TensorSpec
 
@@ -54,6 +54,7 @@ def export_model(
     pad_values: Mapping[str, float] | None = None,
     factory: str | None = None,
     description: str = "",
+    output_encoding: OutputEncoding = "list",
 ) -> Path:
     """Writes ``model.yaml`` and the weights of a module, with a free batch dimension.
 
@@ -80,6 +81,7 @@ def export_model(
         pad_values: what shorter rows are filled up with, by input; default is 0.
         factory: ``package.module:make``, for format ``safetensors``.
         description: one line for people.
+        output_encoding: how arrays are written in JSON, ``list`` or ``base64``.
 
     Returns:
         The folder, ready for ``push``.
@@ -104,6 +106,7 @@ def export_model(
             batching=batching or BatchPolicy(),
             queue=queue,
             description=description,
+            output_encoding=output_encoding,
         )
         _write(module, sample, model, folder)
     return folder

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 Format = Literal["torch_export", "torchscript", "safetensors", "handler"]
+OutputEncoding = Literal["list", "base64"]
 
 
 def _no_reserved_word(version: str) -> str:
@@ -61,6 +62,9 @@ class Loadable(BaseModel):
         queue: the Celery queue its workers listen on.
         description: one line for people.
         examples: inputs for the dry run and for warming up, where made-up ones would not do.
+        output_encoding: how arrays of an output are written where it is sent as JSON, in
+            callbacks for one: ``list`` is nested lists of numbers, ``base64`` an object of dtype,
+            shape and bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +77,7 @@ class Loadable(BaseModel):
     queue: QueueName = "umbel"
     description: str = Field("", max_length=1000)
     examples: tuple[Any, ...] = ()
+    output_encoding: OutputEncoding = "list"
 
     @model_validator(mode="after")
     def _parts_of_format(self) -> Self:
@@ -137,7 +142,9 @@ class Manifest(Loadable):
 
     def to_json(self) -> bytes:
         """The manifest as it is stored."""
-        return self.model_dump_json().encode()
+        # Releases before this key refuse it as unknown; while both run, the default goes unsaid.
+        unsaid = {"output_encoding"} if self.output_encoding == "list" else None
+        return self.model_dump_json(exclude=unsaid).encode()
 
     @classmethod
     def from_json(cls, raw: bytes | str, where: str) -> Self:
@@ -164,13 +171,17 @@ class Manifest(Loadable):
         return manifest
 
 
-#: What a version's digest covers. Names, dates, descriptions and examples change nothing it does.
+#: What a version's digest covers, and the output encoding where it is not the default. Names,
+#: dates, descriptions and examples change nothing it does.
 CONTENT = ("format", "signature", "policy", "queue", "weights", "factory", "handler", "files")
 
 
 def _digest(fields: Mapping[str, Any]) -> str:
     # Not sorted by key: the order of inputs and outputs is part of what a model is.
     content = [fields.get(name) for name in CONTENT]
+    encoding = fields.get("output_encoding", "list")
+    if encoding != "list":  # else versions would change their digest that are older than the key
+        content.append(encoding)
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 

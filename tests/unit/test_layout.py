@@ -19,6 +19,7 @@ from hatchling.builders.wheel import WheelBuilder
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = {
     "batching": "umbel_batching",
+    "callbacks": "umbel_callbacks",
     "cli": "umbel_cli",
     "configs": "umbel_config",
     "producer": "umbel",

@@ -26,15 +26,27 @@ def make_app(settings: Settings) -> Celery:
         settings: with a ``redis_url``.
 
     Raises:
-        ConfigError: there is no ``redis_url``.
+        ConfigError: there is no ``redis_url``, or callbacks share a worker with batches.
     """
     if settings.redis_url is None:
         raise ConfigError("The worker needs a Redis: set UMBEL_REDIS_URL, or use `umbel up`.")
-    app = Celery("umbel", set_as_current=False, include=["umbel_worker.tasks"])
+    app = Celery("umbel", set_as_current=False, include=[_tasks_for(settings)])
     app.conf.update(celery_config(settings))
     app.steps["worker"].add(Companions)
     app.steps["worker"].add(RefuseUnsafe)
     return app
+
+
+def _tasks_for(settings: Settings) -> str:
+    """The module of the tasks that a process runs: a sender needs no torch."""
+    if settings.callback_queue not in settings.queues:
+        return "umbel_worker.tasks"
+    if len(settings.queues) > 1:
+        raise ConfigError(
+            f"queues holds {settings.callback_queue}, the queue of callbacks, beside others: a "
+            "slow receiver would hold up batches there. Run `umbel sender` for callbacks."
+        )
+    return "umbel_worker.callback_tasks"
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:

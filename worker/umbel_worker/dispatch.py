@@ -1,16 +1,18 @@
-"""Bringing the flusher's wake-ups to workers, as Celery messages that carry no data."""
+"""Bringing a flusher's wake-ups to workers and senders, as Celery messages that carry no data."""
 
 from __future__ import annotations
 
 from celery import Celery
 
 from umbel_batching.flusher import Drain, Flusher
+from umbel_batching.outbox import OutboxCalls
 from umbel_batching.retention import Retention
+from umbel_batching.summoner import Summoner, Summons
 from umbel_config.connect import connect
 from umbel_config.settings import Settings
 
-#: Name of the one task.
-INFER = "umbel.infer"
+#: Names of the two tasks: workers drain a lane, senders deliver callbacks.
+INFER, DELIVER = "umbel.infer", "umbel.deliver"
 
 
 class CeleryDispatch:
@@ -30,17 +32,36 @@ class CeleryDispatch:
         )
 
 
+class CelerySummons:
+    """Sends a call for a sender as one Celery message; what a ``Summoner`` is given as ``send``.
+
+    Args:
+        app: from ``make_app``.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def __call__(self, summons: Summons) -> None:
+        """Sends one hint; raises what the broker raises."""
+        self._app.send_task(
+            DELIVER, task_id=summons.token, queue=summons.queue, ignore_result=True
+        )
+
+
 def make_flusher(settings: Settings, app: Celery) -> Flusher:
-    """A flusher on a connection of its own, that wakes Celery workers.
+    """A flusher on a connection of its own, that wakes Celery workers and senders.
 
     Args:
         settings: with a ``redis_url``.
         app: whose broker the wake-ups go through.
     """
+    outbox = OutboxCalls.of(settings)
     return Flusher(
         connect(settings, purpose="blocking", client_name="umbel-flusher"),
         settings.namespace,
         CeleryDispatch(app),
         max_attempts=settings.max_attempts,
         keep=Retention.of(settings),
+        summoner=Summoner(outbox, settings.callback_queue, CelerySummons(app)),
     )

@@ -1,5 +1,5 @@
 -- Takes the jobs that run next and may run together out of a lane, under a lease.
--- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, batch, job, once, same, tomb
+-- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, batch, job, once, same, tomb, receivers, outbox, receiver, senders, signal
 -- ARGV: slot, batch id, drain token, worker, lease in ms, device, retention, prefix of reply
 --       channels
 -- Returns {reason, arrival of the oldest, now, jobs left, uids, records, ceiling}; reason is ''
@@ -84,10 +84,11 @@ local function shares_fate(uid, record, start)
   local digest = redis.sha1hex(sub(record, HEAD + meta + history + 1))
   local found = redis.call('GET', same .. digest)
   if found and sub(found, 1, 1) == 'o' then
-    redis.call('SET', job .. uid, 's' .. sub(head, ATTEMPTS_FROM, CAP_TO)
+    local outcome = 's' .. sub(head, ATTEMPTS_FROM, CAP_TO)
       .. sub(found, 2, 33) .. sub(head, CREATED_FROM, DEADLINE_TO) .. ms13(now)
-      .. sub(record, PRIORITY_FROM, HEAD + meta + history) .. sub(found, 34), 'EX',
-      keep.result)
+      .. sub(record, PRIORITY_FROM, HEAD + meta + history) .. sub(found, 34)
+    local kept, ttl = owe(slot, uid, outcome, now, keep.result, keep)
+    redis.call('SET', job .. uid, kept, 'EX', ttl)
     notify(channels, head, slot, uid)
     ended[#ended + 1] = uid .. 's'
     shared = shared + 1
@@ -138,7 +139,7 @@ for at = 1, #found do
   if record then
     local deadline = sub(record, DEADLINE_FROM, DEADLINE_TO)
     if deadline ~= none and tonumber(deadline) <= now then
-      finish(uid, sub(record, 1, HEAD), 'e', now, '', keep.result, channels, slot)
+      finish(uid, sub(record, 1, HEAD), 'e', now, keep, channels, slot)
       ended[#ended + 1] = uid .. 'e'
     else
       local cap = sub(record, CAP_FROM, CAP_TO)
@@ -174,6 +175,7 @@ else
 end
 if #timed > 0 then in_chunks('ZREM', deadlines, timed) end
 if bytes > 0 then redis.call('HINCRBY', lane, 'bytes', -bytes) end
+post(now)
 if #ended > 0 then
   bury(ended, now, keep.result + keep.tomb)
   if #ended > shared then redis.call('HINCRBY', lane, 'expired', #ended - shared) end

@@ -1,5 +1,5 @@
 -- Ends waiting jobs whose deadline has passed; no worker is needed for it.
--- KEYS: lane, waiting, deadlines, job, tomb, once
+-- KEYS: lane, waiting, deadlines, job, tomb, once, receivers, outbox, receiver, senders, wake, signal
 -- ARGV: slot, most jobs to end, retention, prefix of reply channels
 -- Returns the number of jobs ended.
 local slot, keep = ARGV[1], retention(ARGV[3])
@@ -11,11 +11,12 @@ for _, uid in ipairs(redis.call('ZRANGEBYSCORE', deadlines, '-inf', now, 'LIMIT'
     bytes = bytes + redis.call('STRLEN', job .. uid)
     local head = redis.call('GETRANGE', job .. uid, 0, HEAD - 1)
     if head ~= '' then
-      finish(uid, head, 'e', now, '', keep.result, ARGV[4], slot)
+      finish(uid, head, 'e', now, keep, ARGV[4], slot)
       ended[#ended + 1] = uid .. 'e'
     end
   end
 end
+post(now)
 if #ended > 0 then
   bury(ended, now, keep.result + keep.tomb)
   redis.call('HINCRBY', lane, 'bytes', -bytes)

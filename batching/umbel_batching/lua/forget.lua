@@ -1,5 +1,5 @@
 -- Deletes all that is kept of a job, but for the tombstone; cancels it first if it lives.
--- KEYS: lane, waiting, deadlines, job, batch, dead, recordings, recording, tomb, once
+-- KEYS: lane, waiting, deadlines, job, batch, dead, recordings, recording, tomb, once, receivers, outbox, receiver, senders, wake, signal, delivery, undelivered
 -- ARGV: slot, uid, retention, prefix of reply channels
 -- Returns the letter of the state it had before, '' when unknown.
 local slot, uid, keep = ARGV[1], ARGV[2], retention(ARGV[3])
@@ -8,6 +8,7 @@ if head == '' then return '' end
 local letter = sub(head, 1, 1)
 local annex = annex_of(job .. uid, head)
 if letter == 'q' or letter == 'r' then cancel_live(slot, uid, head, keep, ARGV[4]) end
+withdraw(slot, uid, head .. annex)
 redis.call('DEL', job .. uid, once .. uid)
 redis.call('ZREM', dead, uid)
 unrecord(sub(head, BATCH_FROM, BATCH_TO), uid)

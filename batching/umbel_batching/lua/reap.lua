@@ -1,5 +1,5 @@
 -- Takes back batches whose lease ran out: their jobs wait again, or fail after too many attempts.
--- KEYS: lane, waiting, leases, deadlines, dead, recordings, recording, wake, signal, job, batch, tomb, once
+-- KEYS: lane, waiting, leases, deadlines, dead, recordings, recording, wake, signal, job, batch, tomb, once, receivers, outbox, receiver, senders, delivery
 -- ARGV: slot, most batches to take back, max_attempts, retention, prefix of reply channels,
 --       the outcome of a job that failed this way
 -- Returns {batches taken back, jobs that wait again, jobs failed}.
@@ -17,7 +17,9 @@ local function take_back(uid, record, id, about)
   if attempts >= max_attempts then
     local meta, history = lengths(head)
     local annex = sub(record, HEAD + 1, HEAD + meta + history)
-    redis.call('SET', job .. uid, terminal(head, annex, 'f', now, outcome), 'EX', keep.failed)
+    local ended_as = terminal(head, annex, 'f', now, outcome)
+    local kept, ttl = owe(slot, uid, ended_as, now, keep.failed, keep)
+    redis.call('SET', job .. uid, kept, 'EX', ttl)
     notify(channels, head, slot, uid)
     dying[#dying + 1] = uid
     ended[#ended + 1] = uid .. 'f'
@@ -62,5 +64,6 @@ if #dying > 0 then
   lay_out(dying, now, keep)
   bury(ended, now, keep.failed + keep.tomb)
 end
+post(now)
 requeue(slot, back, now)
 return {batches, #back, #dying}

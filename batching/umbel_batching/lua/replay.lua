@@ -1,5 +1,5 @@
 -- Puts a dead letter back into its lane under its own id, alone in its batch.
--- KEYS: lane, waiting, deadlines, dead, recording, wake, signal, job, once
+-- KEYS: lane, waiting, deadlines, dead, recording, wake, signal, job, once, delivery, undelivered, outbox
 -- ARGV: slot, uid
 -- Returns '' when done, by this call or an earlier one, else why not: unknown, not dead,
 -- not recorded, full.
@@ -22,6 +22,7 @@ if redis.call('ZCARD', waiting) >= tonumber(room[1])
 end
 local now = now_ms()
 redis.call('ZREM', dead, uid)
+withdraw(slot, uid, record)
 -- The history is the terminal record's: it knows how the last attempt ended.
 local input_meta, input_history = lengths(input)
 record = sub(record, 1, HEAD + meta + history)

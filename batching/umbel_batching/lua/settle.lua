@@ -1,5 +1,5 @@
 -- Writes the outcomes of a batch, all in one step, if its lease still holds: the lease is the fence.
--- KEYS: lane, leases, batch, job, dead, recordings, recording, cached, same, tomb, once, waiting, deadlines, wake, signal
+-- KEYS: lane, leases, batch, job, dead, recordings, recording, cached, same, tomb, once, waiting, deadlines, wake, signal, receivers, outbox, receiver, senders, delivery
 -- ARGV: batch id, retention, prefix of reply channels, slot, compute time in us, jobs succeeded,
 --       jobs failed, number of jobs, device, ceiling (0: no news, -1: none any more), then per job:
 --       uid, terminal record; then per waiting client: channel, message
@@ -40,7 +40,8 @@ if failed > 0 then keep_inputs() end
 local ended, letters, of_client, dying = {}, {}, {}, {}
 local function end_job(uid, record)
   local letter = sub(record, 1, 1)
-  redis.call('SET', job .. uid, record, 'EX', letter == 'f' and keep.failed or keep.result)
+  local kept, ttl = owe(slot, uid, record, now, letter == 'f' and keep.failed or keep.result, keep)
+  redis.call('SET', job .. uid, kept, 'EX', ttl)
   ended[#ended + 1] = uid .. letter
   if letter == 'f' then dying[#dying + 1] = uid end
   return letter
@@ -107,8 +108,10 @@ end
 lay_out(dying, now, keep)
 bury(ended, now, keep.failed > keep.result and #dying > 0 and keep.failed + keep.tomb
   or keep.result + keep.tomb)
+post(now)
 redis.call('HSET', batch .. id, 'settled', ms13(now), 'compute_us', ARGV[5])
-redis.call('EXPIRE', batch .. id, #dying > 0 and keep.failed or keep.result)
+local kept_s = #dying > 0 and keep.failed or keep.result
+redis.call('EXPIRE', batch .. id, next(owed) and math.max(kept_s, keep.pending) or kept_s)
 
 if succeeded > 0 then redis.call('HINCRBY', lane, 'succeeded', succeeded) end
 if failed > 0 then redis.call('HINCRBY', lane, 'failed', failed) end

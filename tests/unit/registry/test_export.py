@@ -194,6 +194,17 @@ def test_the_same_module_exports_to_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_an_output_encoding_is_written_where_it_is_not_the_default(tmp_path: Path) -> None:
+    linear = torch.nn.Linear(4, 3)
+    folder = export_model(linear, ONES, tmp_path / "a", name="m", output_encoding="base64")
+    assert read_model_file(folder).output_encoding == "base64"
+    folder = export_model(linear, ONES, tmp_path / "b", name="m", output_encoding="list")
+    assert "output_encoding" not in (folder / "model.yaml").read_text()
+    wrong: Any = "hex"
+    with pytest.raises(ModelFolderInvalid, match="output_encoding"):
+        export_model(linear, ONES, tmp_path / "c", name="m", output_encoding=wrong)
+
+
 def test_a_failed_export_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> None:
     folder = export_model(torch.nn.Linear(4, 3), ONES, tmp_path, name="m")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from umbel_config.errors import ArtifactTampered
-from umbel_registry import Manifest
+from umbel_registry import Manifest, ModelFile
+from umbel_registry.manifest import build_manifest
 
 Make = Callable[..., tuple[Path, Manifest]]
 
@@ -28,6 +30,7 @@ def test_it_survives_json(make_manifest: Make) -> None:
         {"inputs": {"x": {"dtype": "float64", "shape": [4]}}},
         {"content": b"other weights"},
         {"weights": "sub/labels.txt"},
+        {"output_encoding": "base64"},
     ],
 )
 def test_what_a_version_does_changes_its_digest(make_manifest: Make, change: Any) -> None:
@@ -74,3 +77,47 @@ def test_a_manifest_cannot_name_files_outside_its_folder(make_manifest: Make) ->
     fields["files"]["../../escape"] = fields["files"].pop("model.pt2")
     with pytest.raises(ArtifactTampered, match="inside the model folder"):
         Manifest.from_json(json.dumps(fields), "here")
+
+
+#: As it was stored before ``output_encoding`` was a key of models.
+OLDER = """{"name":"digits","format":"torch_export","weights":"model.pt2","factory":null,
+"handler":null,"queue":"umbel","description":"","examples":[],"version":"1","signature":{"inputs":
+{"x":{"dtype":"float32","shape":[4],"pad_value":0,"mask":null,"allow_nan":true}},"outputs":{"y":
+{"dtype":"float32","shape":[],"pad_value":0,"mask":null,"allow_nan":true}}},"policy":{
+"max_batch_size":64,"max_wait_ms":5,"max_queue":100000,"max_queue_bytes":1073741824,"single_flight"
+:false,"cache_ttl_s":0,"cache_entries":10000,"cache_bytes":67108864},"files":{"model.pt2":{"sha256"
+:"9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c","bytes":7}},"digest":
+"fbf5348cc67ad2656d1167c63bc5a2e005ca1fca30c0ea5102d76be874c302dd","created_at":
+"2026-11-27T19:47:13.237213Z"}""".replace("\n", "")
+
+
+def test_an_older_manifest_keeps_its_digest_and_its_bytes() -> None:
+    manifest = Manifest.from_json(OLDER, "here")
+    assert manifest.output_encoding == "list"
+    assert manifest.to_json() == OLDER.encode()
+
+
+def test_a_new_manifest_of_the_same_content_has_the_same_digest() -> None:
+    older = Manifest.from_json(OLDER, "here")
+    model = ModelFile(
+        name="digits",
+        format="torch_export",
+        weights="model.pt2",
+        inputs=older.signature.inputs,
+        outputs=older.signature.outputs,
+    )
+    again = build_manifest(model, older.files, "1")
+    assert again.digest == older.digest
+
+
+def test_an_output_encoding_is_stored_and_cannot_be_changed(make_manifest: Make) -> None:
+    _, manifest = make_manifest(output_encoding="base64")
+    raw = manifest.to_json()
+    assert Manifest.from_json(raw, "here") == manifest
+    with pytest.raises(ArtifactTampered, match="changed after it was written"):
+        Manifest.from_json(raw.replace(b'"base64"', b'"list"'), "here")
+
+
+def test_an_unknown_output_encoding_is_refused(make_manifest: Make) -> None:
+    with pytest.raises(ValidationError, match="output_encoding"):
+        make_manifest(output_encoding="hex")

@@ -50,6 +50,18 @@ def test_the_same_content_keeps_its_version_and_new_content_gets_the_next(
     assert catalog.versions("digits") == ["1", "2", "9.5", "10"]
 
 
+def test_another_output_encoding_is_other_content(
+    linear_folder: Path, catalog: Catalog, store: ArtifactStore
+) -> None:
+    push(linear_folder, catalog=catalog, store=store)
+    change(linear_folder, output_encoding="base64")
+    second = push(linear_folder, catalog=catalog, store=store)
+    assert (second.version, second.output_encoding) == ("2", "base64")
+    assert catalog.get("digits", "2") == second
+    change(linear_folder, output_encoding="list")
+    assert push(linear_folder, catalog=catalog, store=store).version == "1"
+
+
 def test_a_version_that_is_named_is_used_and_never_changes(
     linear_folder: Path, catalog: Catalog, store: ArtifactStore
 ) -> None:

@@ -1,0 +1,13 @@
+-- Lets records that were kept for a callback go when other results go.
+-- KEYS: the records
+-- ARGV: retention
+-- Returns how many were loosened.
+local keep, loosened = retention(ARGV[1]), 0
+for at = 1, #KEYS do
+  local letter = redis.call('GETRANGE', KEYS[at], 0, 0)
+  local ttl = letter == 'f' and keep.failed or keep.result
+  if letter ~= 'q' and letter ~= 'r' and redis.call('TTL', KEYS[at]) > ttl then
+    loosened = loosened + redis.call('EXPIRE', KEYS[at], ttl)
+  end
+end
+return loosened

@@ -1,0 +1,3 @@
+"""Callbacks: which receivers are allowed, how a body looks, how it is signed, sent and sent again."""
+
+from __future__ import annotations

@@ -1,0 +1,188 @@
+"""One attempt: a POST to a checked address, bounded in time and in what is read of the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+
+import aiohttp
+from yarl import URL
+
+from umbel_callbacks.guard import ReceiverPolicy
+from umbel_callbacks.resolver import NameService, make_connector, receiving
+from umbel_callbacks.retries import Answer
+from umbel_callbacks.urls import CallbackUrl
+from umbel_config.callback_settings import CallbackSettings
+from umbel_config.errors import InvalidInput, ReceiverRefused
+
+#: What is read of an answer's body: enough to use its connection again, where it is short.
+_READ_BYTES, _READ_S = 64 * 1024, 1.0
+#: Below the time after which many servers close idle connections.
+_KEEPALIVE_S = 15.0
+
+
+class Poster:
+    """Makes POSTs, many at the same time; connections are kept and used again.
+
+    It belongs to one event loop. Redirects are not followed, proxies of the environment are not
+    used, cookies are not kept.
+
+    Args:
+        settings: the time limits.
+        guard: says where a POST may go; asked before each, and for each new connection.
+        names: looks receivers up.
+        tls: how certificates are checked; default: by the system's authorities.
+    """
+
+    def __init__(
+        self,
+        settings: CallbackSettings,
+        guard: ReceiverPolicy,
+        names: NameService,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._guard = guard
+        self._session = aiohttp.ClientSession(
+            connector=make_connector(guard, names, keepalive_s=_KEEPALIVE_S, ssl=tls or True),
+            timeout=aiohttp.ClientTimeout(
+                total=settings.callback_timeout_s,
+                sock_connect=settings.callback_connect_timeout_s,
+                sock_read=settings.callback_read_timeout_s,
+            ),
+            headers={"User-Agent": f"umbel/{version('umbel')}", "Accept": "*/*"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Sends one POST, and tells what came of it; raises nothing but a cancellation.
+
+        Args:
+            url: of the receiver.
+            headers: beside those of HTTP itself.
+            body: JSON.
+        """
+        started = time.perf_counter()
+
+        def took_ms() -> int:
+            return round((time.perf_counter() - started) * 1000)
+
+        try:
+            target = self._guard.check_url(url)
+            return await self._sent(target, headers, body, took_ms)
+        except InvalidInput as error:
+            return Answer(note=str(error), hopeless=True)
+        except ReceiverRefused as error:
+            return Answer(took_ms=took_ms(), note=str(error))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if refusal := _refusal_in(error):
+                return Answer(took_ms=took_ms(), note=str(refusal))
+            return Answer(took_ms=took_ms(), note=_said(error), at_fault=True)
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self._session.close()
+
+    async def _sent(
+        self, target: CallbackUrl, headers: Mapping[str, str], body: bytes, took_ms: Callable[[], int]
+    ) -> Answer:
+        try:
+            return await self._send(target, headers, body, took_ms)
+        except aiohttp.ServerDisconnectedError:
+            # Closed by the receiver while it was idle, most likely, as our request came in.
+            return await self._send(target, headers, body, took_ms)
+
+    async def _send(
+        self, target: CallbackUrl, headers: Mapping[str, str], body: bytes, took_ms: Callable[[], int]
+    ) -> Answer:
+        with receiving(target):
+            async with self._session.post(
+                URL(target.url, encoded=True),
+                data=body,
+                headers={"Content-Type": "application/json", **headers},
+                allow_redirects=False,
+            ) as response:
+                answer = Answer(
+                    status=response.status,
+                    took_ms=took_ms(),
+                    note=_reason(response),
+                    retry_after_s=retry_after_s(response.headers.get("Retry-After")),
+                )
+                await _read_some(response)
+                return answer
+
+
+def retry_after_s(text: str | None, now: float | None = None) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for (RFC 9110, section 10.2.3).
+
+    Args:
+        text: its value: seconds, or a date.
+        now: seconds since 1970; default is this machine's clock.
+
+    Returns:
+        ``None`` where there is none, or none that can be read.
+    """
+    if text is None:
+        return None
+    if text.strip().isascii() and text.strip().isdigit():
+        return float(text)
+    with suppress(ValueError, TypeError):
+        moment = parsedate_to_datetime(text).timestamp()
+        return max(0.0, moment - (time.time() if now is None else now))
+    return None
+
+
+async def _read_some(response: aiohttp.ClientResponse) -> None:
+    """Reads a short body, so that the connection can be used again; others lose theirs.
+
+    The status has been heard, so that nothing of what happens here changes the answer.
+    """
+    if response.content.at_eof():
+        return
+    with suppress(TimeoutError, aiohttp.ClientError, OSError, ValueError):
+        async with asyncio.timeout(_READ_S):
+            left = _READ_BYTES
+            while left > 0 and not response.content.at_eof():
+                left -= len(await response.content.readany())
+    if not response.content.at_eof():
+        response.close()
+
+
+def _reason(response: aiohttp.ClientResponse) -> str:
+    if response.status < 300:  # noqa: PLR2004
+        return ""
+    if response.status < 400:  # noqa: PLR2004
+        return "redirects are not followed"
+    return "".join(each if each.isprintable() else " " for each in response.reason or "")[:80]
+
+
+def _refusal_in(error: BaseException | None) -> ReceiverRefused | None:
+    """The refusal of the guard that a library may have wrapped."""
+    while error is not None:
+        if isinstance(error, ReceiverRefused):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _said(error: BaseException) -> str:
+    """What went wrong with the connection, in words that hold nothing of the URL but its host."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "not reached in time"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return "no trusted TLS connection"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name leads to no address"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"not reached: {error.os_error.strerror or 'no connection'}"
+    if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
+        return "the connection was closed without an answer"
+    return f"no HTTP answer ({type(error).__name__})"

@@ -1,0 +1,70 @@
+"""The sender of this process: one event loop in a thread, shared by all turns, made on first use."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from functools import cache
+from typing import Any, TypeVar
+
+from umbel_callbacks.assembly import make_sender
+from umbel_callbacks.sender import Flag, Sender, Tally
+from umbel_config.embedded import find_store
+from umbel_config.settings import Settings, load_settings
+from umbel_worker.shutdown import stopping
+
+T = TypeVar("T")
+_making = threading.Lock()
+
+
+class SenderThread:
+    """A sender whose connections outlive the Celery tasks that it works for.
+
+    Args:
+        settings: with a ``redis_url``.
+
+    Raises:
+        ConfigError: a setting of callbacks is malformed, or there is no secret.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="umbel-sender", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._sender: Sender = self._wait_for(make_sender(settings))
+        except BaseException:
+            self._end_loop()
+            raise
+
+    def turn(self, token: str, budget_s: float, flag: Flag = stopping) -> Tally:
+        """One turn of the sender; see ``Sender.turn``."""
+        return self._wait_for(self._sender.turn(token, budget_s, flag))
+
+    def close(self) -> None:
+        """Gives up what is under way, and ends the thread."""
+        self._wait_for(self._sender.aclose())
+        self._wait_for(self._sender.runner.client.aclose())
+        self._end_loop()
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def sender_thread() -> SenderThread:
+    """The sender of this process; its settings come from file and environment."""
+    with _making:
+        return _sender_thread()
+
+
+@cache
+def _sender_thread() -> SenderThread:
+    return SenderThread(find_store(load_settings()))
