@@ -11,6 +11,7 @@ from umbel_config.errors import ConfigError, LaneFull, ReceiverFull
 
 #: Seconds to suggest to a refused caller while no rate has been measured, and at most.
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 60.0
+_RECEIVER_FULL = -3
 
 
 def accepted(lane: Lane, reply: Any) -> Accepted:
@@ -24,7 +25,7 @@ def accepted(lane: Lane, reply: Any) -> Accepted:
     code = int(reply[0])
     if code in (1, -2):
         return Accepted(int(reply[1]), {int(place): _known(rest) for place, *rest in reply[2]})
-    if code == -3:
+    if code == _RECEIVER_FULL:
         raise _receiver_full(int(reply[1]), reply[2].decode(), int(reply[3]) / 1000)
     if code < 0:
         raise ConfigError(

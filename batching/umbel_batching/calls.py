@@ -11,7 +11,7 @@ import msgspec
 from umbel_batching import answers
 from umbel_batching.keys import lane_keys, reply_channel, shared_keys, workers_key
 from umbel_batching.lanes import Lane
-from umbel_batching.record import Failure, State
+from umbel_batching.record import Failure, State, has_callback
 from umbel_batching.retention import Retention
 from umbel_batching.scripts import Call, source
 from umbel_batching.values import (
@@ -65,7 +65,8 @@ class Calls:
             ReceiverFull: too many callbacks wait for the receiver of one of them.
         """
         args: list[Any] = [lane.slot, lane.name, lane.queue, lane.policy.text]
-        args += (self._kept, self._channels, self._max_callbacks)
+        called = any(has_callback(job.tail) for job in jobs)
+        args += (self._kept, self._channels, self._max_callbacks if called else 0)
         for job in jobs:
             tail = job.fingerprint.encode() + job.tail if job.fingerprint else job.tail
             args += (job.uid, job.timeout_ms, tail)

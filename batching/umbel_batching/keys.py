@@ -42,8 +42,11 @@ key                           type     members                                  
 A *receiver* is the authority of a callback's URL, ``host`` or ``host:port``. A queue of the outbox
 is named by its receiver; callbacks that may share a POST have one for each URL, named
 ``<receiver>#<hash of the URL>``. An entry is slot, uid and, in two digits, how often the job was
-replayed: each run of a job has a callback of its own. The permanent keys are bounded by the number of lanes. An empty sorted set does not exist in
-Redis, so nothing else is left once a lane is drained and the TTLs have passed.
+replayed: each run of a job has a callback of its own.
+
+The permanent keys are bounded by the number of lanes. An empty sorted set does not exist in
+Redis, so nothing else is left once a lane is drained, its callbacks are delivered or given up, and
+the TTLs have passed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verbs of the outbox: callbacks that are due are leased, reported, put back, and called for."""
+"""The verbs of the outbox: callbacks that are due are leased, reported, put back, called for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 #: What stands on the flushers' list in place of a slot.
 OUTBOX = "outbox"
 Verdict = Literal["delivered", "again", "dead", "gone"]
-Health = Literal["well", "sick", "busy", "unknown"]
+Health = Literal["well", "failing", "sick", "busy", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,8 @@ class Report:
     Attributes:
         post: as it was leased.
         verdict: ``delivered``; ``again`` later; ``dead``: given up; ``gone``: nothing to deliver.
-        health: what it says about the receiver: ``well``, ``sick``, ``busy`` or ``unknown``.
+        health: what it says about the receiver: ``well``; ``failing`` at this message; ``sick``: it
+            was not reached, or is down; ``busy``: it asks for time; or ``unknown``.
         status: HTTP status; 0 for none.
         took_ms: milliseconds that the attempt took.
         note: what happened, in words.
@@ -178,7 +179,7 @@ class OutboxCalls:
             was written.
         """
         post = report.post
-        args = [post.queue, post.name, post.lease_ends, report.verdict, report.health]
+        args: list[Any] = [post.queue, post.name, post.lease_ends, report.verdict, report.health]
         args += [report.pause_ms, report.alone_ms, self.host_concurrency, self.keep.text]
         args += [f"{report.status}|{report.took_ms}|{_plain(report.note)}"]
         args += [entry.text for entry in post.entries]

@@ -79,7 +79,9 @@ def receiver_statuses(client: redis.Redis, namespace: str) -> list[ReceiverStatu
     keys = shared_keys(namespace)
     seconds, micros = client.time()
     now_ms = seconds * 1000 + micros // 1000
-    queues = cast("list[tuple[bytes, float]]", client.zrange(keys.receivers, 0, -1, withscores=True))
+    queues = cast(
+        "list[tuple[bytes, float]]", client.zrange(keys.receivers, 0, -1, withscores=True)
+    )
     waiting: dict[str, dict[str, int]] = {}
     for queue, due in queues:
         name = queue.decode()
@@ -161,9 +163,9 @@ def _undelivered(
     client: redis.Redis, namespace: str, entry: Entry, receiver: str, died: int
 ) -> Undelivered | None:
     found = read_callback(client, namespace, entry.job_id)
-    if found is None or found[1] is None or found[0].replays % 100 != entry.replays:
+    parsed, callback = found or (None, None)
+    if parsed is None or callback is None or parsed.replays % 100 != entry.replays:
         return None
-    parsed, callback = found
     return Undelivered(
         id=entry.job_id,
         receiver=receiver,

@@ -22,8 +22,8 @@ callback   4      length of the callback in bytes; 0: nobody is called back
 =========  =====  ==============================================================
 
 The callback is a letter and the URL: ``1`` for a POST of its own, ``m`` where results that are due
-together may share one. The history stands behind the metadata: one line of text for each thing that befell the job beyond its
-usual way, ``what|ms|batch|worker|cause``. Most jobs have none.
+together may share one. The history stands behind the metadata: one line of text for each thing
+that befell the job beyond its usual way, ``what|ms|batch|worker|cause``. Most jobs have none.
 """
 
 from __future__ import annotations
@@ -213,6 +213,8 @@ def _events(text: bytes) -> list[Event]:
 _META_START, _META_END = _SPANS["meta"]
 _HISTORY_START, _HISTORY_END = _SPANS["history"]
 _REPLY_START, _REPLY_END = _SPANS["reply"]
+_CALLED_START, _CALLED_END = (end - _SPANS["priority"][0] for end in _SPANS["callback"])
+_NOT_CALLED = b"0" * FIELDS["callback"]
 
 
 def body_offset(raw: bytes) -> int:
@@ -270,6 +272,11 @@ def encode_meta(metadata: Mapping[str, Any] | None) -> bytes:
     if len(meta) > MAX_META:
         raise InvalidInput(f"metadata takes {len(meta)} bytes; at most {MAX_META} are allowed.")
     return meta
+
+
+def has_callback(new: bytes) -> bool:
+    """Whether a job has a callback, told by the part of its record that a client writes."""
+    return new[_CALLED_START:_CALLED_END] != _NOT_CALLED
 
 
 def settled(raw: bytes, state: State, body: bytes) -> bytes:

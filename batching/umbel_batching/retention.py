@@ -55,7 +55,7 @@ class Retention:
     def text(self) -> str:
         """As the scripts read it: whole numbers."""
         failed = max(self.dead_ttl_s if self.max_dead else 0, self.result_ttl_s)
-        numbers = (self.result_ttl_s, self.tombstone_ttl_s, failed)
-        numbers += (self.max_dead, self.max_dead_bytes)
-        numbers += (self.pending_ttl_s, self.dead_ttl_s, self.max_dead_callbacks)
+        numbers = [self.result_ttl_s, self.tombstone_ttl_s, failed]
+        numbers += [self.max_dead, self.max_dead_bytes]
+        numbers += [self.pending_ttl_s, self.dead_ttl_s, self.max_dead_callbacks]
         return " ".join(str(number) for number in numbers)

@@ -11,9 +11,9 @@ from umbel_callbacks.body import Composer
 from umbel_callbacks.encodings import Encodings
 from umbel_callbacks.guard import Guard
 from umbel_callbacks.letters import Letters
+from umbel_callbacks.names import name_service
 from umbel_callbacks.posting import Poster
 from umbel_callbacks.reports import Reports
-from umbel_callbacks.resolver import name_service
 from umbel_callbacks.retries import Retries
 from umbel_callbacks.sender import Sender
 from umbel_callbacks.signing import Secrets

@@ -21,6 +21,8 @@ from umbel_callbacks.retries import Answer
 #: more is read, as it is sent thin anyway.
 _SHRINKS = 4
 _ANNEX = MAX_META + 32_768
+#: The name of a lane that the store has lost.
+_UNKNOWN = "?@?"
 _NOTHING = Delivery(state=DeliveryState.PENDING, attempts=0, since=0, due=0, log=[])
 
 
@@ -151,7 +153,9 @@ class Letters:
         name = self._lanes.get(slot)
         if name is None:
             raw = await self._client.hget(lane_keys(self._namespace, slot).lane, "name")
-            name = self._lanes[slot] = raw.decode() if raw else "?@?"
+            if raw is None:
+                return _UNKNOWN
+            name = self._lanes[slot] = raw.decode()
         return name
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +16,8 @@ import aiohttp
 from yarl import URL
 
 from umbel_callbacks.guard import ReceiverPolicy
-from umbel_callbacks.resolver import NameService, make_connector, receiving
+from umbel_callbacks.names import NameService
+from umbel_callbacks.resolver import make_connector, receiving
 from umbel_callbacks.retries import Answer
 from umbel_callbacks.urls import CallbackUrl
 from umbel_config.callback_settings import CallbackSettings
@@ -24,6 +27,10 @@ from umbel_config.errors import InvalidInput, ReceiverRefused
 _READ_BYTES, _READ_S = 64 * 1024, 1.0
 #: Below the time after which many servers close idle connections.
 _KEEPALIVE_S = 15.0
+
+
+#: Milliseconds since an attempt began.
+Clock = Callable[[], int]
 
 
 class Poster:
@@ -46,15 +53,16 @@ class Poster:
         names: NameService,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._guard = guard
+        self._guard, self._names = guard, names
+        self._total_s = settings.callback_timeout_s
         self._session = aiohttp.ClientSession(
             connector=make_connector(guard, names, keepalive_s=_KEEPALIVE_S, ssl=tls or True),
             timeout=aiohttp.ClientTimeout(
-                total=settings.callback_timeout_s,
+                total=None,
                 sock_connect=settings.callback_connect_timeout_s,
                 sock_read=settings.callback_read_timeout_s,
             ),
-            headers={"User-Agent": f"umbel/{version('umbel')}", "Accept": "*/*"},
+            headers={"User-Agent": f"umbel/{version('umbel')}", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -75,7 +83,9 @@ class Poster:
 
         try:
             target = self._guard.check_url(url)
-            return await self._sent(target, headers, body, took_ms)
+            async with asyncio.timeout(self._total_s):
+                response = await self._sent(target, headers, body)
+            return await _heard(response, took_ms)
         except InvalidInput as error:
             return Answer(note=str(error), hopeless=True)
         except ReceiverRefused as error:
@@ -86,36 +96,33 @@ class Poster:
             return Answer(took_ms=took_ms(), note=_said(error), at_fault=True)
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Closes all connections, and the name service."""
         await self._session.close()
+        self._names.close()
 
     async def _sent(
-        self, target: CallbackUrl, headers: Mapping[str, str], body: bytes, took_ms: Callable[[], int]
-    ) -> Answer:
-        try:
-            return await self._send(target, headers, body, took_ms)
-        except aiohttp.ServerDisconnectedError:
-            # Closed by the receiver while it was idle, most likely, as our request came in.
-            return await self._send(target, headers, body, took_ms)
+        self, target: CallbackUrl, headers: Mapping[str, str], body: bytes
+    ) -> aiohttp.ClientResponse:
+        with receiving(target) as attempt:
+            try:
+                return await self._send(target, headers, body)
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if attempt.connected:
+                    raise
+                # An idle connection, that the receiver closed as our request came in.
+                return await self._send(target, headers, body)
 
     async def _send(
-        self, target: CallbackUrl, headers: Mapping[str, str], body: bytes, took_ms: Callable[[], int]
-    ) -> Answer:
-        with receiving(target):
-            async with self._session.post(
-                URL(target.url, encoded=True),
-                data=body,
-                headers={"Content-Type": "application/json", **headers},
-                allow_redirects=False,
-            ) as response:
-                answer = Answer(
-                    status=response.status,
-                    took_ms=took_ms(),
-                    note=_reason(response),
-                    retry_after_s=retry_after_s(response.headers.get("Retry-After")),
-                )
-                await _read_some(response)
-                return answer
+        self, target: CallbackUrl, headers: Mapping[str, str], body: bytes
+    ) -> aiohttp.ClientResponse:
+        return await self._session.post(
+            URL(target.url, encoded=True),
+            data=body,
+            headers={"Content-Type": "application/json", **headers},
+            allow_redirects=False,
+        )
 
 
 def retry_after_s(text: str | None, now: float | None = None) -> float | None:
@@ -130,12 +137,25 @@ def retry_after_s(text: str | None, now: float | None = None) -> float | None:
     """
     if text is None:
         return None
-    if text.strip().isascii() and text.strip().isdigit():
+    text = text.strip()
+    if text.isascii() and text.isdigit():
         return float(text)
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, OverflowError, IndexError):  # of odd dates
         moment = parsedate_to_datetime(text).timestamp()
         return max(0.0, moment - (time.time() if now is None else now))
     return None
+
+
+async def _heard(response: aiohttp.ClientResponse, took_ms: Clock) -> Answer:
+    async with response:
+        answer = Answer(
+            status=response.status,
+            took_ms=took_ms(),
+            note=_reason(response),
+            retry_after_s=retry_after_s(response.headers.get("Retry-After")),
+        )
+        await _read_some(response)
+        return answer
 
 
 async def _read_some(response: aiohttp.ClientResponse) -> None:
@@ -182,7 +202,7 @@ def _said(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name leads to no address"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"not reached: {error.os_error.strerror or 'no connection'}"
+        return f"not reached: {os.strerror(error.os_error.errno or errno.EHOSTUNREACH).lower()}"
     if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
         return "the connection was closed without an answer"
     return f"no HTTP answer ({type(error).__name__})"

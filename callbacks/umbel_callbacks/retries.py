@@ -1,4 +1,4 @@
-"""What an answer means: delivered, to be tried again and when, or given up; and how the receiver is."""
+"""What an answer means: delivered, tried again and when, or given up; and how the receiver is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from umbel_batching.outbox import Health, Post, Report, Verdict
 from umbel_config.callback_settings import CallbackSettings
 
 _GONE, _TOO_MANY, _UNAVAILABLE = 410, 429, 503
+#: What speaks of the server, or of what stands before it; 500 speaks of this message.
+_DOWN = frozenset({502, 503, 504})
 #: Each pause is made longer or shorter by up to this part, lest many come back at one moment.
 _JITTER = 0.2
 #: Longest time for which a busy receiver gets nothing at all, and that one message waits for it.
@@ -111,6 +113,8 @@ def _health(answer: Answer) -> Health:
     asks_for_time = answer.status == _UNAVAILABLE and answer.retry_after_s is not None
     if answer.status == _TOO_MANY or asks_for_time:
         return "busy"
-    if answer.status >= 500:  # noqa: PLR2004  (server errors, RFC 9110)
+    if answer.status in _DOWN:
         return "sick"
-    return "well" if answer.status < 300 else "unknown"  # noqa: PLR2004
+    if answer.status >= 500:  # noqa: PLR2004  (server errors, RFC 9110)
+        return "failing"
+    return "well" if 200 <= answer.status < 300 else "unknown"  # noqa: PLR2004

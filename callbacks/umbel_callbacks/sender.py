@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from umbel_batching.lanes import new_uid
-from umbel_batching.outbox import OutboxCalls, Post, Report
+from umbel_batching.outbox import OutboxCalls, Report
 from umbel_batching.scripts import AsyncRunner
 from umbel_callbacks.letters import Letter, Letters
 from umbel_callbacks.posting import Poster
@@ -27,8 +27,8 @@ _AT_ONCE = 64
 _LINGER_S, _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.5, 0.004, 0.05
 #: Milliseconds for which a sender counts as there after each look; it looks far more often.
 _THERE_MS = 5000
-#: A lease outlives two tries at a connection, reading the answer, and writing of it.
-_LEASE_MARGIN_S = 15.0
+#: A lease outlives the attempt, the reading of its answer, and the writing of what came of it.
+_LEASE_MARGIN_S = 10.0
 
 
 class Flag(Protocol):
@@ -127,7 +127,7 @@ class Sender:
         await self._room()
         call = self.calls.lease(
             token,
-            lease_ms=round((2 * self.settings.callback_timeout_s + _LEASE_MARGIN_S) * 1000),
+            lease_ms=round((self.settings.callback_timeout_s + _LEASE_MARGIN_S) * 1000),
             posts=min(self.settings.callback_concurrency - len(self._under_way), _AT_ONCE),
             parcel=new_uid(),
             batch_size=self.settings.callback_batch_size,
@@ -181,7 +181,9 @@ class Sender:
                 *(receiver, report.post.message_id, _cause(report)),
             )
         elif report.verdict == "again" and not self._warned[receiver]:
-            log.warning("%s: callback not delivered (%s); it is tried again", receiver, _cause(report))
+            log.warning(
+                "%s: callback not delivered (%s); it is tried again", receiver, _cause(report)
+            )
         if report.verdict == "delivered":
             self._warned.pop(receiver, None)
         else:

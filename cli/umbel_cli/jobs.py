@@ -59,6 +59,18 @@ Metadata = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Kept with the job; may be given several times."),
 ]
+CallbackUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--callback-url",
+        metavar="URL",
+        help="Where the outcome is posted to, signed: https, or what callback_allow allows.",
+    ),
+]
+CallbackBatch = Annotated[
+    bool,
+    typer.Option("--callback-batch", help="Outcomes for that URL may come several in one POST."),
+]
 Wait = Annotated[bool, typer.Option(help="Wait for the result, or print the id.")]
 Patience = Annotated[
     float, typer.Option(metavar="SECONDS", min=0, help="Longest wait for the result.")
@@ -75,6 +87,7 @@ def add_to(app: typer.Typer) -> None:
             "umbel submit echo '[0.5, 1, 2]'",
             "umbel submit digits @pixels.npy --timeout 5 --metadata user=7",
             "umbel submit digits @pixels.npy --priority high --idempotency-key order-7",
+            "umbel submit digits @pixels.npy --callback-url https://hooks.example.com/umbel",
             "echo '[0.5, 1, 2]' | umbel submit echo - --json",
         ),
     )(submit)
@@ -94,6 +107,8 @@ def submit(
     priority: Class = Priority.NORMAL,
     idempotency_key: Key = None,
     metadata: Metadata = None,
+    callback_url: CallbackUrl = None,
+    callback_batch: CallbackBatch = False,
     wait: Wait = True,
     patience: Patience = 60.0,
     as_json: Json = False,
@@ -111,18 +126,15 @@ def submit(
             priority=priority,
             idempotency_key=idempotency_key,
             metadata=read_metadata(metadata or ()),
+            callback_url=callback_url,
+            callback_batch=callback_batch,
         )
         if not wait:
             _show_queued(submitted, as_json=as_json)
             return
         result = _result(submitted, settings, patience)
         info = submitted.info()
-    if as_json:
-        print_json(story(info, result))
-        return
-    out = output()
-    out.print(value_text(result), markup=False, soft_wrap=True)
-    out.print(f"[dim]{submitted.id}[/dim]  {job_line(info)}", soft_wrap=True)
+    _show_result(info, result, as_json=as_json)
 
 
 def job(settings: Settings, job_id: JobId, *, as_json: Json = False) -> None:
@@ -187,6 +199,15 @@ def _show_queued(submitted: Job, *, as_json: bool) -> None:
         print_json(story(submitted.info(), None))
     else:
         typer.echo(submitted.id)
+
+
+def _show_result(info: JobInfo, result: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(story(info, result))
+        return
+    out = output()
+    out.print(value_text(result), markup=False, soft_wrap=True)
+    out.print(f"[dim]{info.id}[/dim]  {job_line(info)}", soft_wrap=True)
 
 
 def _result(submitted: Job, settings: Settings, patience: float) -> Any:

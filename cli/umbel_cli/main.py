@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from umbel_cli import jobs, lanes, models, up, work
+from umbel_cli.callbacks import command as callbacks
 from umbel_cli.dead import command as dead
 from umbel_cli.demo import command as demo
 from umbel_cli.doctor import command as doctor
@@ -46,6 +47,7 @@ for part in (demo, up, work, jobs, lanes, doctor):
     part.add_to(app)
 app.add_typer(models.app)
 app.add_typer(dead.app)
+app.add_typer(callbacks.app)
 
 
 def run() -> None:

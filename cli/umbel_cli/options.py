@@ -25,10 +25,11 @@ COMMON = (
     "redis_timeout_s",
     "redis_retries",
 )
-_KEPT = ("result_ttl_s", "tombstone_ttl_s")
+_KEPT = ("result_ttl_s", "tombstone_ttl_s", "callback_ttl_s")
+_MOST = ("max_dead", "max_dead_bytes", "max_dead_callbacks")
 #: Settings of a flusher, of a client that submits, of one that cancels, and of a push.
-FLUSHER = (*COMMON, "max_attempts", *_KEPT, "dead_ttl_s", "max_dead", "max_dead_bytes")
-SUBMIT = (*COMMON, "max_payload_bytes", *_KEPT)
+FLUSHER = (*COMMON, "max_attempts", *_KEPT, "dead_ttl_s", *_MOST)
+SUBMIT = (*COMMON, "max_payload_bytes", *_KEPT, "callback_allow", "callback_ports")
 CANCEL = (*COMMON, *_KEPT)
 PUSH = (*COMMON, "allowed_modules", "device")
 #: Every setting there is: what a worker, and whatever starts workers, takes.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -13,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from umbel_batching.census import JobInfo, LaneStatus
+from umbel_batching.deliveries import Attempt, Callback
 from umbel_batching.record import Event, Priority
 from umbel_registry import Manifest, Signature, TensorSpec
 
@@ -98,6 +101,7 @@ def job_table(info: JobInfo) -> Table:
         *((event.what, event_text(event)) for event in info.history),
         ("metadata", str(info.metadata) if info.metadata else None),
         ("error", info.error),
+        ("callback", callback_text(info.callback) if info.callback else None),
     ):
         if value is not None:
             table.add_row(name, Text(value))
@@ -117,6 +121,28 @@ def event_text(event: Event) -> str:
     if event.cause:
         parts.append(f"({event.cause})")
     return " ".join(parts)
+
+
+def callback_text(callback: Callback) -> str:
+    """How a callback fares, in one line; of its URL, which may hold a token, the host alone."""
+    waits = callback.state == "waiting"
+    parts = ["waiting for the end of the job" if waits else callback.state]
+    parts.append(urlsplit(callback.url).netloc)
+    if callback.attempts:
+        parts.append("1 attempt" if callback.attempts == 1 else f"{callback.attempts} attempts")
+    tried = [each for each in callback.log if each.note != "replayed"]
+    if tried:
+        parts.append(f"last: {attempt_text(tried[-1])}")
+    if callback.state == "pending":
+        due = callback.next_at or 0
+        later = due > time.time() * 1000
+        parts.append(f"next attempt {time_text(due) if later else 'is due'}")
+    return " · ".join(parts)
+
+
+def attempt_text(attempt: Attempt) -> str:
+    """What an attempt to deliver a callback ended with: an HTTP status, words, or both."""
+    return f"{attempt.status or ''} {attempt.note}".strip()
 
 
 def lanes_table(lanes: list[LaneStatus]) -> Table:

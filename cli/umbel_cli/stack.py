@@ -1,15 +1,17 @@
-"""The whole stack in one place: Redis, workers and flusher, started, tended and stopped."""
+"""The whole stack in one place: Redis, workers, sender, started, tended and stopped."""
 
 from __future__ import annotations
 
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from umbel_batching.census import workers_of
 from umbel_cli.child import Child, Say
 from umbel_cli.orphans import take_back, worker_name
+from umbel_cli.secret_file import with_secret
 from umbel_cli.store import client_of, with_url
 from umbel_config.connect import check_server, connect
 from umbel_config.embedded import EmbeddedRedis, attach
@@ -22,21 +24,26 @@ PATIENCE_S = 30.0
 _MARGIN_S = 10.0
 _POLL_S = 0.1
 _LOOK_S, _MISSES = 1.0, 3
+_SENDER = "sender"
 
 
 class Stack:
-    """An embedded Redis where no URL is set, N workers, and a flusher where they run none.
+    """An embedded Redis where no URL is set, N workers, a sender, a flusher where workers run none.
 
     Args:
         settings: of all members; without a ``redis_url`` an embedded Redis is started, or the one
             that another process runs for the same ``state_dir`` is used.
         workers: how many worker processes.
+        sender: whether callbacks are sent; without callback_secrets one is made and kept.
         say: prints a line of a member.
     """
 
-    def __init__(self, settings: Settings, *, workers: int, say: Say) -> None:
+    def __init__(self, settings: Settings, *, workers: int, say: Say, sender: bool = False) -> None:
+        self.secret_file: Path | None = None
+        if sender:
+            settings, self.secret_file = with_secret(settings)
         self.settings = settings
-        self._given, self._workers, self._say = settings, workers, say
+        self._given, self._workers, self._sender, self._say = settings, workers, sender, say
         self._server: EmbeddedRedis | None = None
         self._children: list[Child] = []
         self._next_look, self._misses = 0.0, 0
@@ -84,7 +91,7 @@ class Stack:
             self.tend()
 
     def wait_ready(self, stop: threading.Event, timeout_s: float = 60.0) -> bool:
-        """Waits until all workers of this stack say that they serve the queues.
+        """Waits until all workers and the sender of this stack say that they serve their queues.
 
         Args:
             stop: ends the wait.
@@ -103,13 +110,15 @@ class Stack:
 
     def _ready(self) -> bool:
         own = {worker_name(child.pid) for child in self._children if child.is_worker}
+        senders = {worker_name(child.pid) for child in self._children if child.name == _SENDER}
         with client_of(self.settings) as client:
             seconds, micros = client.time()
             now_ms = seconds * 1000 + micros // 1000
             space = self.settings.namespace
+            wanted = [(queue, own) for queue in self.settings.queues]
+            wanted += [(self.settings.callback_queue, senders)]
             return bool(own) and all(
-                own <= workers_of(client, space, queue, now_ms).keys()
-                for queue in self.settings.queues
+                those <= workers_of(client, space, queue, now_ms).keys() for queue, those in wanted
             )
 
     @property
@@ -156,6 +165,8 @@ class Stack:
             Child(f"worker-{place}", ("worker",), variables, self._say, died)
             for place in range(1, self._workers + 1)
         ]
+        if self._sender:
+            self._children.append(Child(_SENDER, ("sender",), variables, self._say))
         if not self.settings.flusher:
             self._children.append(Child("flusher", ("flusher",), variables, self._say))
         for child in self._children:

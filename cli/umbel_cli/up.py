@@ -41,8 +41,9 @@ def up(
     workers: Annotated[
         int, typer.Option("--workers", "-w", min=1, max=64, help="Worker processes to run.")
     ] = 1,
+    sender: Annotated[bool, typer.Option(help="Whether to send callbacks.")] = True,
 ) -> None:
-    """Run the whole stack here: Redis, workers and a flusher.
+    """Run the whole stack here: Redis, workers with a flusher, and a sender of callbacks.
 
     Without a redis_url a Redis of its own is started; it keeps its data for the next time. Ctrl-C
     lets running batches finish; jobs that still wait are kept.
@@ -50,7 +51,7 @@ def up(
     _require("celery", "torch")
     say = speaker()
     with signals() as (stop, hurry):
-        stack = Stack(settings, workers=workers, say=say)
+        stack = Stack(settings, workers=workers, say=say, sender=sender)
         try:
             stack.start()
             introduce(stack)
@@ -77,6 +78,7 @@ def introduce(stack: Stack) -> None:
         *((name, f"pid {pid}") for name, pid in stack.pids.items()),
         ("queues", ", ".join(settings.queues)),
         ("artifacts", settings.artifacts),
+        *([("secret", f"{stack.secret_file} (signs callbacks)")] if stack.secret_file else []),
         ("submit", "umbel submit MODEL --example      (models: umbel models list)"),
         ("watch", "umbel lanes"),
         ("stop", "Ctrl-C"),

@@ -1,4 +1,4 @@
-"""``umbel worker`` and ``umbel flusher``: one process each, in the foreground."""
+"""``umbel worker``, ``umbel flusher`` and ``umbel sender``: one process each, in the foreground."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from umbel_batching.identity import known_identity
 from umbel_cli.handlers import from_handler
 from umbel_cli.options import EVERY, FLUSHER, command
 from umbel_cli.store import client_of
+from umbel_config.callback_settings import CallbackSettings
 from umbel_config.embedded import find_store
 from umbel_config.settings import Settings, environment
 
+#: Settings of a sender of callbacks.
+SENDER = tuple(dict.fromkeys((*FLUSHER, *CallbackSettings.model_fields, "flusher", "grace_s")))
 _STANDARD_INPUT = 0
 
 StopWithParent = Annotated[
@@ -37,6 +40,11 @@ def add_to(app: typer.Typer) -> None:
         ),
     )(worker)
     command(app, FLUSHER, examples=("umbel flusher", "umbel flusher --namespace staging"))(flusher)
+    command(
+        app,
+        SENDER,
+        examples=("umbel sender", "umbel sender --callback-allow hooks.internal,10.0.0.0/8"),
+    )(sender)
 
 
 def worker(settings: Settings, *, stop_with_parent: StopWithParent = False) -> None:
@@ -44,15 +52,20 @@ def worker(settings: Settings, *, stop_with_parent: StopWithParent = False) -> N
 
     SIGTERM or Ctrl-C lets it finish the batches at hand. Run as many as you like, anywhere.
     """
-    settings = _settle(settings)
-    from umbel_cli import logs  # noqa: PLC0415  (Celery is loaded by those who need it)
-    from umbel_worker.app import make_app  # noqa: PLC0415
+    _serve(settings, follow=stop_with_parent)
 
-    logs.configure(settings.log_level)
-    _follow_parent(wanted=stop_with_parent)
-    app = make_app(settings)
-    app.conf.include = [*app.conf.include, logs.__name__]
-    app.worker_main(_arguments(settings))
+
+def sender(settings: Settings, *, stop_with_parent: StopWithParent = False) -> None:
+    """Run one sender: it posts the outcomes of jobs to their callback URLs, and tries again.
+
+    It needs callback_secrets, and no torch. SIGTERM or Ctrl-C lets it finish what is under way.
+    Run as many as you like, anywhere.
+    """
+    from umbel_callbacks.assembly import secrets_of  # noqa: PLC0415  (so is what sends)
+
+    secrets_of(settings)
+    own = {"queues": (settings.callback_queue,), "pool": "threads", "concurrency": 1}
+    _serve(settings.model_copy(update=own), follow=stop_with_parent)
 
 
 def flusher(settings: Settings, *, stop_with_parent: StopWithParent = False) -> None:
@@ -74,6 +87,19 @@ def flusher(settings: Settings, *, stop_with_parent: StopWithParent = False) -> 
     log.info("watching the lanes of namespace %s", settings.namespace)
     running.run()
     log.info("stopped")
+
+
+def _serve(settings: Settings, *, follow: bool) -> None:
+    """Runs a Celery worker for the queues of ``settings`` until it is told to stop."""
+    settings = _settle(settings)
+    from umbel_cli import logs  # noqa: PLC0415  (Celery is loaded by those who need it)
+    from umbel_worker.app import make_app  # noqa: PLC0415
+
+    logs.configure(settings.log_level)
+    _follow_parent(wanted=follow)
+    app = make_app(settings)
+    app.conf.include = [*app.conf.include, logs.__name__]
+    app.worker_main(_arguments(settings))
 
 
 def _settle(settings: Settings) -> Settings:

@@ -21,13 +21,14 @@ class CallbackSettings(BaseModel):
     )
     callback_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Private receivers that are allowed: HOST, HOST:PORT, *.DOMAIN or NETWORK/BITS.",
+        description="Private receivers that are allowed: HOST, HOST:PORT, *.DOMAIN, NETWORK/BITS.",
     )
     callback_ports: Annotated[tuple[int, ...], NoDecode] = Field(
         (443, 8443), description="Ports of public receivers."
     )
     callback_nameservers: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Name servers for receivers, ADDRESS or ADDRESS:PORT; default: the system's."
+        (),
+        description="Name servers for receivers, ADDRESS or ADDRESS:PORT; default: the system's.",
     )
     callback_schedule_s: Annotated[tuple[PositiveFloat, ...], NoDecode] = Field(
         (5, 30, 120, 600, 3600, 21_600, 86_400),

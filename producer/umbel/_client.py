@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from umbel._job import Job
 from umbel._callbacks import CallbackChecks
+from umbel._job import Job
 from umbel._prepare import Options, Target, options, prepare, prepare_many
 from umbel._session import Session
 from umbel._stream import completed, mapped

@@ -1,4 +1,4 @@
-"""The Celery task of senders: a hint that callbacks are due. It carries no data, and needs no torch."""
+"""The Celery task of senders: a hint that callbacks are due. It carries no data, needs no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from celery import Task, shared_task
+from celery.signals import worker_process_shutdown, worker_shutdown
 from redis.exceptions import RedisError
 
 from umbel_config.errors import ConfigError, StoreUnavailable
@@ -42,3 +43,10 @@ def deliver(self: Task) -> dict[str, Any]:
         log.error("callbacks wait: %s", error)  # noqa: TRY400  (a typed error, not a bug)
         return {"posts": 0, "error": type(error).__name__}
     return asdict(tally)
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def _close(**_: Any) -> None:
+    """Closes what the sender holds when its process ends as it should."""
+    sending.close()

@@ -44,9 +44,7 @@ class CelerySummons:
 
     def __call__(self, summons: Summons) -> None:
         """Sends one hint; raises what the broker raises."""
-        self._app.send_task(
-            DELIVER, task_id=summons.token, queue=summons.queue, ignore_result=True
-        )
+        self._app.send_task(DELIVER, task_id=summons.token, queue=summons.queue, ignore_result=True)
 
 
 def make_flusher(settings: Settings, app: Celery) -> Flusher:

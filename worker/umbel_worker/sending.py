@@ -1,11 +1,10 @@
-"""The sender of this process: one event loop in a thread, shared by all turns, made on first use."""
+"""The sender of this process: one event loop in a thread for all turns, made on first use."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Coroutine
-from functools import cache
 from typing import Any, TypeVar
 
 from umbel_callbacks.assembly import make_sender
@@ -15,7 +14,6 @@ from umbel_config.settings import Settings, load_settings
 from umbel_worker.shutdown import stopping
 
 T = TypeVar("T")
-_making = threading.Lock()
 
 
 class SenderThread:
@@ -59,12 +57,37 @@ class SenderThread:
         self._loop.close()
 
 
+class _OfThisProcess:
+    """The sender of this process, made once.
+
+    Attributes:
+        lock: held while it is made or closed.
+        made: the sender; ``None`` before the first call, and after the last.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.made: SenderThread | None = None
+
+
+_own = _OfThisProcess()
+
+
 def sender_thread() -> SenderThread:
-    """The sender of this process; its settings come from file and environment."""
-    with _making:
-        return _sender_thread()
+    """The sender of this process; its settings come from file and environment.
+
+    Raises:
+        ConfigError: a setting of callbacks is malformed, or there is no secret.
+    """
+    with _own.lock:
+        if _own.made is None:
+            _own.made = SenderThread(find_store(load_settings()))
+        return _own.made
 
 
-@cache
-def _sender_thread() -> SenderThread:
-    return SenderThread(find_store(load_settings()))
+def close() -> None:
+    """Closes the sender of this process, if there is one."""
+    with _own.lock:
+        made, _own.made = _own.made, None
+    if made is not None:
+        made.close()

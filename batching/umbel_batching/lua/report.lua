@@ -2,8 +2,8 @@
 -- KEYS: receivers, outbox, underway, receiver, senders, wake, signal, undelivered, callbacks, parcel
 --       and behind these per job: its record, its delivery
 -- ARGV: queue, name, end of its lease, verdict (delivered, again, dead, gone), health of the receiver
---       (well, sick, busy, unknown), ms until the next attempt, ms that the receiver wants to be left
---       alone, most POSTs under way, retention, line for the log, then the entries of the jobs
+--       (well, failing, sick, busy, unknown), ms until the next attempt, ms that the receiver wants to
+--       be left alone, most POSTs under way, retention, line for the log, then the entries of the jobs
 -- Returns the undelivered callbacks that gave way, as "entry queue"; false where nothing was written.
 local queue, name, ending, verdict, health = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local pause, alone, most, keep = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), retention(ARGV[9])
@@ -65,6 +65,8 @@ if health == 'well' then
   if failures > 0 or limit < most then
     redis.call('HSET', about, 'failures', 0, 'limit', math.min(most, limit + 1))
   end
+elseif health == 'failing' then
+  redis.call('HSET', about, 'limit', math.max(math.min(limit, FIRST_LIMIT / 2), math.floor(limit / 2)))
 elseif health == 'busy' then
   open = math.max(open, now + alone)
   redis.call('HSET', about, 'open_until', ms13(open), 'limit', math.max(1, math.floor(limit / 2)))

@@ -1,7 +1,7 @@
 -- Puts jobs into a lane: all of them, or none.
 -- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb, receivers, outbox, receiver, senders
 -- ARGV: slot, lane name, queue, policy, retention, prefix of reply channels, most callbacks that may
---       wait for one receiver, then per job: uid, timeout in ms (0: none), the record behind
+--       wait for one receiver (0: none of the jobs has one), then per job: uid, timeout in ms (0: none), the record behind
 --       `finished`. The uid of a job with an idempotency
 --       key is a UUIDv8, and a fingerprint of 32 characters stands before its record.
 -- Returns {1, depth, known} when accepted, {0, depth, jobs per second} when the lane is full,
@@ -87,8 +87,8 @@ if depth + #fresh > max_queue or tonumber(lane_has[6] or 0) + bytes > max_bytes 
 end
 
 -- A receiver that is behind takes no more, lest what waits for it fill the memory.
-local calls, blank_head = {}, string.rep('0', PRIORITY_FROM - 1)
-for place = 1, #fresh do
+local calls, blank_head, most_calls = {}, string.rep('0', PRIORITY_FROM - 1), tonumber(ARGV[7])
+for place = 1, most_calls > 0 and #fresh or 0 do
   local tail = ARGV[fresh[place] + 2]
   if fingerprints[ARGV[fresh[place]]] then tail = sub(tail, 33) end
   local from = CALLBACK_FROM - PRIORITY_FROM + 1
@@ -99,7 +99,7 @@ for place = 1, #fresh do
 end
 for called, count in pairs(calls) do
   local owing = redis.call('ZCARD', outbox .. called)
-  if owing + count > tonumber(ARGV[7]) then
+  if owing + count > most_calls then
     local name = receiver_of(called)
     local open = tonumber(redis.call('HGET', receiver .. name, 'open_until') or 0)
     return {-3, owing, name, ms13(math.max(0, open - now))}

@@ -15,14 +15,8 @@ import pytest
 import yarl
 
 from umbel_callbacks.guard import Guard
-from umbel_callbacks.resolver import (
-    CheckedSockets,
-    NameServers,
-    SystemNames,
-    make_connector,
-    name_service,
-    receiving,
-)
+from umbel_callbacks.names import NameServers, SystemNames, name_service
+from umbel_callbacks.resolver import CheckedSockets, make_connector, receiving
 from umbel_callbacks.urls import parse_url
 from umbel_config.errors import ConfigError, InvalidInput, ReceiverRefused
 from umbel_config.settings import load_settings
@@ -147,6 +141,19 @@ async def test_a_new_connection_is_judged_anew(
             await post(url)
     assert name_server.questions == {(HOST, "A"): 2, (HOST, "AAAA"): 2}
     assert (allowed.connections, other.connections) == (1, 0)
+
+
+async def test_each_connection_of_one_session_has_its_own_lookup(
+    name_server: NameServer, start_recorder: StartRecorder, posting: Posting
+) -> None:
+    recorder = await start_recorder("127.0.0.1")
+    name_server.records[HOST] = [["127.0.0.1"], ["127.0.0.2"]]
+    async with posting("127.0.0.1") as post:
+        posts = [post(f"http://{HOST}:{recorder.port}/") for _ in range(2)]
+        outcomes = await asyncio.gather(*posts, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ReceiverRefused", "int"]
+    assert name_server.questions[HOST, "A"] == 2
+    assert recorder.connections == 1
 
 
 @pytest.mark.parametrize("bad", ["127.0.0.2", "169.254.169.254", "::1", "64:ff9b::7f00:2"])

@@ -31,44 +31,48 @@ class Register:
         self.asked = 0
         self.error: Exception | None = None
 
-    def get(self, _: str, version: str) -> Manifest:
+    async def get(self, _: str, version: str) -> Manifest:
         self.asked += 1
         if self.error is not None:
             raise self.error
         return manifest(version, output_encoding="base64")
 
 
-def test_a_catalog_knows() -> None:
+async def test_a_catalog_knows() -> None:
     catalog = Catalog(fakeredis.FakeRedis(), "test")
     catalog.register(manifest("1"))
     catalog.register(manifest("2", output_encoding="base64"))
-    encodings = Encodings(catalog.get)
-    assert encodings.of("digits", "1") == "list"
-    assert encodings.of("digits", "2") == "base64"
-    assert encodings.of("digits", "3") == "list"
-    assert encodings.of("other", "1") == "list"
+
+    async def get(model: str, version: str) -> Manifest:
+        return catalog.get(model, version)
+
+    encodings = Encodings(get)
+    assert await encodings.of("digits", "1") == "list"
+    assert await encodings.of("digits", "2") == "base64"
+    assert await encodings.of("digits", "3") == "list"
+    assert await encodings.of("other", "1") == "list"
 
 
-def test_a_version_is_asked_for_once() -> None:
+async def test_a_version_is_asked_for_once() -> None:
     register = Register()
     encodings = Encodings(register.get)
-    assert {encodings.of("digits", "1") for _ in range(5)} == {"base64"}
-    assert encodings.of("digits", "2") == "base64"
+    assert {await encodings.of("digits", "1") for _ in range(5)} == {"base64"}
+    assert await encodings.of("digits", "2") == "base64"
     assert register.asked == 2
 
 
 @pytest.mark.parametrize("error", [ModelNotFound, VersionNotFound, ArtifactTampered])
-def test_an_unknown_version_has_the_default_until_it_is_known(error: type[Exception]) -> None:
+async def test_an_unknown_version_has_the_default_until_it_is_known(error: type[Exception]) -> None:
     register = Register()
     register.error = error("gone")
     encodings = Encodings(register.get)
-    assert encodings.of("digits", "1") == "list"
+    assert await encodings.of("digits", "1") == "list"
     register.error = None
-    assert encodings.of("digits", "1") == "base64"
+    assert await encodings.of("digits", "1") == "base64"
 
 
-def test_an_outage_is_no_answer() -> None:
+async def test_an_outage_is_no_answer() -> None:
     register = Register()
     register.error = StoreUnavailable("Redis is away.")
     with pytest.raises(StoreUnavailable):
-        Encodings(register.get).of("digits", "1")
+        await Encodings(register.get).of("digits", "1")

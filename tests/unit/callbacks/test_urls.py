@@ -264,6 +264,24 @@ def test_a_host_alone_is_read_like_that_of_a_url() -> None:
     assert parse_host("10.0.0.1") == ("10.0.0.1", ip_address("10.0.0.1"))
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://u:p@a.example/", "no user and no password"),
+        ("https://a%2eexample/", "without percent signs"),
+        ("https://a.example/#x", "no fragment"),
+        ("https://127.1/", "four decimal numbers"),
+        ("https://[fe80::1%eth0]/", "has a zone"),
+        ("https://a.example:x/", "bad port"),
+        ("https:///x", "names no host"),
+        ("ftp://a.example/", "starts with https://"),
+    ],
+)
+def test_a_message_says_what_is_wrong(url: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        parse_url(url)
+
+
 _TEXT = st.text(alphabet="aA1.:/@%[]\\#?x0\u3002\u2460\u00fc-_ \t", max_size=20)
 
 

@@ -14,8 +14,17 @@ from rich.table import Table
 
 from umbel import JobInfo
 from umbel_batching.census import LaneStatus
+from umbel_batching.deliveries import Attempt, Callback
 from umbel_batching.record import Event
-from umbel_cli.render import job_line, job_table, lanes_table, print_json, size_text, value_text
+from umbel_cli.render import (
+    callback_text,
+    job_line,
+    job_table,
+    lanes_table,
+    print_json,
+    size_text,
+    value_text,
+)
 
 INFO = JobInfo(
     id="k3f9x2ab-0193",
@@ -34,6 +43,14 @@ INFO = JobInfo(
     worker="host:12",
     error=None,
     metadata={"tag": "[red]"},
+)
+CALLBACK = Callback(
+    url="https://hooks.example.com:8443/umbel?token=hunter2",
+    state="pending",
+    attempts=2,
+    last_status=503,
+    next_at=32_503_680_000_000,
+    log=[Attempt(1, 503, 9, "Service [Unavailable]"), Attempt(2, 0, 0, "replayed")],
 )
 LANE = LaneStatus(
     lane="digits@3",
@@ -130,6 +147,36 @@ def test_the_story_of_a_job_has_its_losses_and_replays() -> None:
     assert f"batch {'c' * 32} on host:9 (killed by [SIGSEGV])" in text
     line = next(line for line in text.splitlines() if line.startswith("replayed"))
     assert line.rstrip().endswith("c" * 32)
+
+
+def test_the_story_of_a_job_has_its_callback_without_its_url(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "callback" not in drawn(job_table(INFO))
+    info = msgspec.structs.replace(INFO, callback=CALLBACK)
+    line = next(each for each in drawn(job_table(info)).splitlines() if "callback" in each)
+    text = "pending · hooks.example.com:8443 · 2 attempts · last: 503 Service [Unavailable] · next"
+    assert text in line
+    assert "hunter2" not in line
+    told = printed(info, capsys)["callback"]
+    assert (told["url"], told["log"][0]["status"]) == (CALLBACK.url, 503)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"state": "waiting"}, "waiting for the end of the job · hooks.example.com:8443"),
+        ({"next_at": 1}, "pending · hooks.example.com:8443 · next attempt is due"),
+        ({"next_at": None}, "pending · hooks.example.com:8443 · next attempt is due"),
+        (
+            {"state": "delivered", "attempts": 1, "log": [Attempt(1, 200, 9, "")]},
+            "delivered · hooks.example.com:8443 · 1 attempt · last: 200",
+        ),
+    ],
+)
+def test_callbacks_in_one_line(changes: dict[str, Any], text: str) -> None:
+    fresh = msgspec.structs.replace(CALLBACK, attempts=0, log=[])
+    assert callback_text(msgspec.structs.replace(fresh, **changes)) == text
 
 
 def test_lanes_show_counts_and_workers() -> None:

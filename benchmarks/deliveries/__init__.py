@@ -1,0 +1,1 @@
+"""Callbacks measured: bad receivers beside good ones, killed senders and workers, and the rate."""

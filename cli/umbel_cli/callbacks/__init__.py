@@ -1,0 +1,1 @@
+"""``umbel callbacks``: what was not delivered, how receivers fare, and signatures."""

@@ -1,0 +1,54 @@
+"""The secret that signs callbacks where none is set: made once, kept in the state folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from umbel_callbacks.signing import new_secret
+from umbel_config.errors import ConfigError
+from umbel_config.settings import Settings
+
+_NAME = "callback-secret"
+
+
+def with_secret(settings: Settings) -> tuple[Settings, Path | None]:
+    """Settings with a secret for callbacks, and the file that it is from, if it is from one.
+
+    Meant for a stack on one machine: senders elsewhere would have another secret.
+
+    Args:
+        settings: as loaded.
+
+    Raises:
+        ConfigError: the file cannot be made or read.
+    """
+    if settings.callback_secrets:
+        return settings, None
+    path = settings.state_dir / _NAME
+    secrets = (SecretStr(_kept(path)),)
+    return settings.model_copy(update={"callback_secrets": secrets}), path
+
+
+def _kept(path: Path) -> str:
+    """The secret in the file; where there is none, a new one appears in it all at once."""
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            draft = path.with_name(f"{_NAME}.{os.getpid()}")
+            draft.touch(mode=0o600)
+            draft.write_text(new_secret() + "\n", encoding="ascii")
+            try:
+                os.link(draft, path)  # unlike a rename it lets the first of two win
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"No secret for callbacks can be kept in {path}: {error.strerror}. Set "
+            "callback_secrets, or another state_dir."
+        ) from None
