@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit lint fmt types contracts bench faults settings constraints wheel clean
+.PHONY: help install demo up test unit lint fmt types contracts bench faults deliveries settings constraints wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,7 +62,10 @@ bench: install ## measure against raw torch and plain Celery
 faults: install ## kill, freeze, cut off and poison real processes, and count the jobs (10 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m faults
 
-settings: install ## write configs/umbel.yaml and the table of settings anew
+deliveries: install ## measure callbacks: bad receivers, killed senders, deliveries per second (5 minutes)
+	@PYTHONPATH=benchmarks $(BIN)/python -m deliveries
+
+settings: install ## write configs/umbel.yaml and the tables of settings anew
 	@$(BIN)/python scripts/render_settings.py
 
 constraints: ## write constraints.txt anew from the newest versions

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from deliveries.scene import MODEL, Got, Receivers, counters, rows, start_sender, stage, submit
 from faults.rows import TOLERANCE, answers
 from faults.waiting import until
 
+from deliveries.scene import MODEL, Got, Receivers, over, rows, stage, start_sender, submit
 from umbel import Client, Job
 
 GOOD = ("good",) * 6
@@ -81,7 +81,7 @@ def play(url: str, kinds: Sequence[str], count: int, window_s: float) -> Round:
         started = time.monotonic()
         able = sum(len(some) for kind, some in by_kind.items() if kind in _ABLE)
         able += len(by_kind.get("gone", ()))
-        until(lambda: _over(made) >= able, "what can be delivered is", 120)
+        until(lambda: over(made) >= able, "what can be delivered is", 120)
         over_s = time.monotonic() - started
         states = Counter(
             info.callback.state for job in jobs[::10] if (info := job.info()).callback is not None
@@ -89,17 +89,12 @@ def play(url: str, kinds: Sequence[str], count: int, window_s: float) -> Round:
     return _round(tuple(kinds), per_s, by_kind, receivers.stop(), states, over_s)
 
 
-def _over(made: Any) -> int:
-    now = counters(made)
-    return now.get("delivered", 0) + now.get("dead", 0)
-
-
 def _submit(
     client: Client, kinds: Sequence[str], urls: Sequence[str], count: int, window_s: float
 ) -> dict[str, list[Job]]:
     """Submits the jobs evenly over the window, receiver by receiver."""
     by_kind: dict[str, list[Job]] = {kind: [] for kind in kinds}
-    turns = 40
+    turns = 20
     begin, each = time.monotonic(), count // (turns * len(urls))
     for turn in range(turns):
         for kind, url in zip(kinds, urls, strict=True):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deliveries.scene import Receivers, counters, start_sender, stage, submit
+from faults.stage import Stage
 from faults.waiting import until
+
+from deliveries.scene import Receivers, delivered, stage, start_sender, submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,15 @@ def play(url: str, *, count: int, kills: int, shared: bool = False) -> Killed:
         for turn in range(kills):
             for target in local.urls:
                 jobs += submit(made.client, target, count // kills // 2, shared=shared)
-            goal = counters(made).get("delivered", 0) + count // kills // 10
-            until(lambda goal=goal: counters(made).get("delivered", 0) >= goal, "some arrive", 60)
+            _await_more(made, count // kills // 10)
             sender.kill()
             if turn % 2 == 0:
                 made.workers[0].kill()
                 made.ensure_workers(1)
             sender = start_sender(made)
-        until(lambda: counters(made).get("delivered", 0) >= len(jobs), "all are delivered", 120)
-        late = sum(job.info().callback.state != "delivered" for job in jobs[:: max(1, len(jobs) // 500)])  # type: ignore[union-attr]
+        until(lambda: delivered(made) >= len(jobs), "all are delivered", 120)
+        told = [job.info().callback for job in jobs[:: max(1, len(jobs) // 500)]]
+        late = sum(callback is None or callback.state != "delivered" for callback in told)
         sender.close()
     got = local.stop()
     return Killed(
@@ -67,3 +69,8 @@ def play(url: str, *, count: int, kills: int, shared: bool = False) -> Killed:
         invalid=got.invalid,
         undelivered=late,
     )
+
+
+def _await_more(made: Stage, count: int) -> None:
+    goal = delivered(made) + count
+    until(lambda: delivered(made) >= goal, "some arrive", 60)

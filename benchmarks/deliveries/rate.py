@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from deliveries.scene import MODEL, Receivers, counters, rows, start_sender, stage, submit
 from faults.waiting import until
+
+from deliveries.scene import MODEL, Receivers, delivered, rows, stage, start_sender, submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Rate:
         receivers: good ones, each answers at once or, if slow, after 10 ms.
         senders: sender processes.
         shared: whether results shared POSTs.
+        slow: whether receivers took 10 ms to answer.
         per_s: callbacks delivered per second, from the first to the last.
         posts: POSTs that were made.
         wrong: callbacks that did not arrive exactly once, or with a wrong signature.
@@ -62,12 +64,12 @@ def measure(
         for worker in made.workers:
             worker.close()
         made.start("flusher")
-        begin_of = [start_sender(made) for _ in range(senders)]
-        until(lambda: counters(made).get("delivered", 0) > 0, "the first is delivered", 30)
-        before, begin = counters(made).get("delivered", 0), time.monotonic()
-        until(lambda: counters(made).get("delivered", 0) >= count, "all are delivered", 120)
+        processes = [start_sender(made) for _ in range(senders)]
+        until(lambda: delivered(made) > 0, "the first is delivered", 30)
+        before, begin = delivered(made), time.monotonic()
+        until(lambda: delivered(made) >= count, "all are delivered", 120)
         per_s = (count - before) / (time.monotonic() - begin)
-        for process in begin_of:
+        for process in processes:
             process.close()
     got = local.stop()
     wrong = got.invalid + sum(got.taken[job.id] != 1 for job in jobs)

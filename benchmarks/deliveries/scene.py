@@ -23,6 +23,7 @@ from umbel import Client, Job
 from umbel_batching.census import workers_of
 from umbel_batching.keys import shared_keys
 from umbel_callbacks import new_secret
+from umbel_config.connect import connect
 
 MODEL = "tiny"
 SCALE = Scale(jobs=0, per_s=0, strikes=0, storm_s=0, pause_ms=0)
@@ -147,22 +148,23 @@ def submit(client: Client, url: str, count: int, *, shared: bool = False) -> lis
     return client.submit_many(MODEL, rows(count), callback_url=url, callback_batch=shared)
 
 
-def states(made: Stage, jobs: Sequence[Job]) -> Counter[str]:
-    """The deliveries of jobs, counted by their state."""
-    return Counter(info.callback.state for job in jobs if (info := job.info()).callback)
-
-
 def counters(made: Stage) -> dict[str, int]:
     """The counters of the outbox."""
     found: Any = made.redis.hgetall(shared_keys(made.settings.namespace).callbacks)
     return {name.decode(): int(value) for name, value in found.items()}
 
 
-def settled(made: Stage, count: int, timeout_s: float) -> None:
-    """Waits until ``count`` callbacks more than now are delivered or given up... or raises."""
-    until(lambda: _over(made) >= count, f"{count} callbacks are over", timeout_s)
+def delivered(made: Stage) -> int:
+    """Callbacks delivered so far."""
+    return counters(made).get("delivered", 0)
 
 
-def _over(made: Stage) -> int:
-    now = counters(made)
-    return now.get("delivered", 0) + now.get("dead", 0)
+def over(made: Stage) -> int:
+    """Callbacks delivered or given up so far."""
+    return delivered(made) + counters(made).get("dead", 0)
+
+
+def empty(url: str) -> None:
+    """Removes everything from the Redis of the measurements."""
+    with connect(url) as client:
+        client.flushall()

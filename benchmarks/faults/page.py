@@ -43,18 +43,20 @@ def machine() -> str:
     )
 
 
-def between(file: Path, text: str) -> None:
+def between(file: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Replaces what stands between the markers of a file.
 
     Args:
         file: with both markers.
         text: what shall stand there.
+        begin: the marker before it.
+        end: the marker behind it.
 
     Raises:
         ValueError: a marker is missing.
     """
-    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{file.name} lacks {BEGIN} or {END}")
-    file.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    before, found, rest = file.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{file.name} lacks {begin} or {end}")
+    file.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

@@ -44,9 +44,9 @@ class Letter:
 
     @property
     def host(self) -> str:
-        """The host of the receiver, without its port."""
+        """The host of the receiver, without its port, as ``parse_host`` gives it."""
         name, _, port = self.post.receiver.rpartition(":")
-        return name if name and port.isdigit() else self.post.receiver
+        return (name if name and port.isdigit() else self.post.receiver).strip("[]")
 
     def unsigned(self) -> Answer:
         """What comes of a callback that no secret is there for: it is not sent."""

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Attempt:
-    """A request under way: where it goes, which addresses the guard allowed it, whether it used one.
+    """A request under way: where it goes, which addresses the guard allowed it.
 
-    A request that made no connection of its own was sent on one that was kept.
+    One that is not ``connected`` anew goes over a connection that was kept.
     """
 
     url: CallbackUrl

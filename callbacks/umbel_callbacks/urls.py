@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from urllib.parse import quote
 
@@ -18,6 +19,8 @@ from umbel_config.errors import InvalidInput
 
 #: Longest URL of a callback, in characters, before and after it is normalised.
 MAX_URL_LENGTH = 2048
+#: URLs that are not read again for each attempt.
+_REMEMBERED = 4096
 _MAX_HOST, _MAX_LABEL, _MAX_PORT = 253, 63, 65_535
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -59,6 +62,13 @@ def parse_url(text: str) -> CallbackUrl:
         InvalidInput: the text is no URL with a scheme http or https, or it holds something that has
             no place in the URL of a callback. The message never shows path, query or credentials.
     """
+    if not isinstance(text, str):
+        raise InvalidInput(f"The URL of a callback is text, not {type(text).__name__}.")
+    return _parsed(text)
+
+
+@lru_cache(_REMEMBERED)
+def _parsed(text: str) -> CallbackUrl:
     scheme, authority, rest = _split(text)
     if "@" in authority:
         raise InvalidInput("The URL of a callback holds no user and no password; leave them out.")
@@ -103,8 +113,6 @@ def parse_host(text: str) -> tuple[str, IPv4Address | IPv6Address | None]:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    if not isinstance(text, str):
-        raise InvalidInput(f"The URL of a callback is text, not {type(text).__name__}.")
     if len(text) > MAX_URL_LENGTH:
         raise InvalidInput(f"A callback's URL has at most {MAX_URL_LENGTH} characters.")
     if _FORBIDDEN.search(text):
