@@ -109,8 +109,8 @@ class Report:
     Attributes:
         post: as it was leased.
         verdict: ``delivered``; ``again`` later; ``dead``: given up; ``gone``: nothing to deliver.
-        health: what it says about the receiver: ``well``; ``failing`` at this message; ``sick``: it
-            was not reached, or is down; ``busy``: it asks for time; or ``unknown``.
+        health: what it says about the receiver: ``well``; ``failing``: it refuses this message;
+            ``sick``: it was not reached, or is down; ``busy``: it asks for time; or ``unknown``.
         status: HTTP status; 0 for none.
         took_ms: milliseconds that the attempt took.
         note: what happened, in words.

@@ -21,6 +21,8 @@ from umbel_callbacks.retries import Answer
 #: more is read, as it is sent thin anyway.
 _SHRINKS = 4
 _ANNEX = MAX_META + 32_768
+#: Bytes of each output that are read for a POST of many, at least.
+_LEAST = 65_536
 #: The name of a lane that the store has lost.
 _UNKNOWN = "?@?"
 _NOTHING = Delivery(state=DeliveryState.PENDING, attempts=0, since=0, due=0, log=[])
@@ -35,12 +37,14 @@ class Letter:
         url: where it goes; ``None``: its jobs are forgotten, there is nothing to send.
         body: JSON.
         delivery: how it fared so far.
+        damage: what makes a record of it unreadable; empty for nothing.
     """
 
     post: Post
     url: str | None = None
     body: bytes = b""
     delivery: Delivery = _NOTHING
+    damage: str = ""
 
     @property
     def host(self) -> str:
@@ -48,8 +52,10 @@ class Letter:
         name, _, port = self.post.receiver.rpartition(":")
         return (name if name and port.isdigit() else self.post.receiver).strip("[]")
 
-    def unsigned(self) -> Answer:
-        """What comes of a callback that no secret is there for: it is not sent."""
+    def unsent(self) -> Answer:
+        """What comes of a callback that is not sent: damaged, or without a secret to sign it."""
+        if self.damage:
+            return Answer(note=f"not sent: {self.damage}", hopeless=True)
         return Answer(
             note=f"not sent: there is no secret to sign what goes to {self.host}; add one to "
             "callback_secrets"
@@ -77,67 +83,79 @@ class Letters:
     ) -> None:
         self._client: Any = runner.client
         self._namespace, self._composer, self._encodings = namespace, composer, encodings
-        self._most = HEAD + _ANNEX + max_bytes * _SHRINKS
+        self._most = max_bytes * _SHRINKS
         self._lanes: dict[str, str] = {}
 
     async def read(self, posts: Sequence[Post]) -> list[Letter]:
         """The letters for ``posts``: records of single ones are read together."""
         single = [post for post in posts if not post.is_parcel]
-        pieces = await self._pieces([post.entries[0] for post in single])
-        letters = [
-            self._letter(post, [piece] if piece else [])
-            for post, piece in zip(single, pieces, strict=True)
-        ]
+        found = await self._pieces([post.entries[0] for post in single], self._most)
+        pairs = list(zip(single, [[piece] for piece in found], strict=True))
         for post in posts:
             if post.is_parcel:
-                found = await self._pieces(post.entries)
-                letters.append(self._letter(post, [piece for piece in found if piece]))
-        return letters
+                most = max(_LEAST, self._most // len(post.entries))
+                pairs.append((post, await self._pieces(post.entries, most)))
+        return [self._letter(post, pieces) for post, pieces in pairs]
 
-    def _letter(self, post: Post, pieces: list[_Piece]) -> Letter:
+    def _letter(self, post: Post, found: Sequence[_Piece | str | None]) -> Letter:
+        """The letter; one that is damaged must not hold up the others."""
+        pieces = [piece for piece in found if isinstance(piece, _Piece)]
+        damage = next((piece for piece in found if isinstance(piece, str)), "")
         if not pieces:
-            return Letter(post)
+            return Letter(post, url="" if damage else None, damage=damage)
+        try:
+            return self._written(post, pieces)
+        except Exception as error:  # noqa: BLE001  (whatever is in it)
+            return Letter(post, pieces[0].url, delivery=pieces[0].delivery, damage=_damage(error))
+
+    def _written(self, post: Post, pieces: list[_Piece]) -> Letter:
         events = [piece.event for piece in pieces]
         body = self._composer.batch(events) if post.is_parcel else self._composer.single(events[0])
         oldest = min((piece.delivery for piece in pieces), key=lambda each: each.since)
         return Letter(post, pieces[0].url, body, oldest)
 
-    async def _pieces(self, entries: Sequence[Entry]) -> list[_Piece | None]:
+    async def _pieces(self, entries: Sequence[Entry], most: int) -> list[_Piece | str | None]:
+        """What is to be told of each entry; ``None``: nothing any more, text: what damages it."""
         if not entries:
             return []
         pipe = self._client.pipeline(transaction=False)
         for entry in entries:
             keys = lane_keys(self._namespace, entry.slot)
-            pipe.getrange(keys.job + entry.uid, 0, self._most)
+            pipe.getrange(keys.job + entry.uid, 0, HEAD + _ANNEX + most)
             pipe.get(keys.delivery + entry.uid)
         found = await pipe.execute()
         records = [_ended(entry, raw) for entry, raw in zip(entries, found[::2], strict=True)]
         batches = await self._batches(entries, records)
-        pieces: list[_Piece | None] = []
-        for entry, parsed, delivery in zip(entries, records, found[1::2], strict=True):
-            pieces.append(await self._piece(entry, parsed, delivery, batches) if parsed else None)
-        return pieces
+        return [
+            await self._piece(entry, parsed, delivery, batches)
+            if isinstance(parsed, Record)
+            else parsed
+            for entry, parsed, delivery in zip(entries, records, found[1::2], strict=True)
+        ]
 
     async def _piece(
         self, entry: Entry, parsed: Record, delivery: bytes | None, batches: dict[str, Any]
-    ) -> _Piece | None:
-        lane, fares = await self._lane(entry.slot), delivery_of(parsed, delivery)
-        if fares is None or parsed.callback_url is None:
-            return None
-        model, version = split_name(lane)
-        encoding = await self._encodings.of(model, version)
-        batch = batches.get(parsed.batch, {})
-        event = event_of(entry.job_id, lane, parsed, batch, encoding)
+    ) -> _Piece | str | None:
+        lane = await self._lane(entry.slot)
+        encoding = await self._encodings.of(*split_name(lane))
+        try:
+            fares = delivery_of(parsed, delivery)
+            if fares is None or parsed.callback_url is None:
+                return None
+            batch = batches.get(parsed.batch, {})
+            event = event_of(entry.job_id, lane, parsed, batch, encoding)
+        except Exception as error:  # noqa: BLE001  (whatever is in it)
+            return _damage(error)
         return _Piece(event, parsed.callback_url, fares)
 
     async def _batches(
-        self, entries: Sequence[Entry], records: Sequence[Record | None]
+        self, entries: Sequence[Entry], records: Sequence[Record | str | None]
     ) -> dict[str, Any]:
         """The hashes of the batches that the jobs were in, by id."""
         keys = {
             parsed.batch: lane_keys(self._namespace, entry.slot).batch + parsed.batch
             for entry, parsed in zip(entries, records, strict=True)
-            if parsed is not None and parsed.batch
+            if isinstance(parsed, Record) and parsed.batch
         }
         pipe = self._client.pipeline(transaction=False)
         for key in keys.values():
@@ -171,9 +189,16 @@ class _Piece:
     delivery: Delivery
 
 
-def _ended(entry: Entry, raw: bytes) -> Record | None:
+def _damage(error: Exception) -> str:
+    return f"its record cannot be read ({type(error).__name__})"
+
+
+def _ended(entry: Entry, raw: bytes) -> Record | str | None:
     """The record of the run that an entry speaks of; ``None`` if it is gone, or ran again since."""
     if not raw:
         return None
-    parsed = record.parse(raw)
+    try:
+        parsed = record.parse(raw)
+    except Exception as error:  # noqa: BLE001  (whatever is in it)
+        return _damage(error)
     return parsed if parsed.state.terminal and parsed.replays % 100 == entry.replays else None

@@ -107,7 +107,7 @@ class Retries:
 
 
 def _health(answer: Answer) -> Health:
-    """What an answer tells of the receiver; one that refuses this message may be well."""
+    """What an answer tells of the receiver; one that refuses a message is there all the same."""
     if answer.status == 0:
         return "sick" if answer.at_fault else "unknown"
     asks_for_time = answer.status == _UNAVAILABLE and answer.retry_after_s is not None
@@ -115,6 +115,6 @@ def _health(answer: Answer) -> Health:
         return "busy"
     if answer.status in _DOWN:
         return "sick"
-    if answer.status >= 500:  # noqa: PLR2004  (server errors, RFC 9110)
-        return "failing"
-    return "well" if 200 <= answer.status < 300 else "unknown"  # noqa: PLR2004
+    if answer.status == _GONE:
+        return "unknown"
+    return "well" if 200 <= answer.status < 300 else "failing"  # noqa: PLR2004

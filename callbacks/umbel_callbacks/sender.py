@@ -165,11 +165,11 @@ class Sender:
             return Report(letter.post, "gone", "unknown")
         now_s = time.time()
         keys = self.secrets.for_host(letter.host)
-        if keys:
+        if keys and not letter.damage:
             headers = sign(keys, letter.post.message_id, now_s, letter.body)
             answer = await self.poster.post(letter.url, headers, letter.body)
         else:
-            answer = letter.unsigned()
+            answer = letter.unsent()
         return self.retries.report(letter.post, answer, letter.delivery, round(now_s * 1000))
 
     def _tell(self, report: Report) -> None:

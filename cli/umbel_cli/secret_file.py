@@ -32,6 +32,19 @@ def with_secret(settings: Settings) -> tuple[Settings, Path | None]:
     return settings.model_copy(update={"callback_secrets": secrets}), path
 
 
+def kept_secret(settings: Settings) -> str | None:
+    """The secret that a stack on this machine made, if there is one; none is made here.
+
+    Args:
+        settings: as loaded.
+    """
+    path = settings.state_dir / _NAME
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError):
+        return None
+
+
 def _kept(path: Path) -> str:
     """The secret in the file; where there is none, a new one appears in it all at once."""
     try:

@@ -18,6 +18,7 @@ from umbel._aio_job import AsyncJob
 from umbel._client import Client
 from umbel._job import Job
 from umbel_batching.census import JobInfo
+from umbel_batching.deliveries import Attempt, Callback
 from umbel_batching.record import Event, Priority, State
 from umbel_config.errors import (
     ConfigError,
@@ -32,6 +33,7 @@ from umbel_config.errors import (
     ModelNotFound,
     NotReplayable,
     PayloadTooLarge,
+    ReceiverFull,
     ResultExpired,
     ResultTimeout,
     StoreFull,
@@ -47,6 +49,8 @@ __version__ = _version("umbel")
 __all__ = [
     "AsyncClient",
     "AsyncJob",
+    "Attempt",
+    "Callback",
     "Client",
     "ConfigError",
     "Event",
@@ -64,6 +68,7 @@ __all__ = [
     "NotReplayable",
     "PayloadTooLarge",
     "Priority",
+    "ReceiverFull",
     "ResultExpired",
     "ResultTimeout",
     "State",

@@ -7,6 +7,8 @@
 local token, lease, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, size, there = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local MOST_QUEUES = 64
+-- A place that frees at a receiver is told to the queue of that POST; others of it look for one.
+local LOOK_AGAIN = 1000
 local now = now_ms()
 local ending = now + lease
 local posts, parcels = {}, 0
@@ -26,19 +28,23 @@ local function free_places(name)
   redis.call('ZREMRANGEBYSCORE', underway .. name, '-inf', now)
   local free = limit - redis.call('ZCARD', underway .. name)
   if free > 0 then return free end
-  return 0, score_of_first(underway .. name)
+  return 0, math.min(score_of_first(underway .. name), now + LOOK_AGAIN)
 end
 
 local function take(queue, name, entries)
   redis.call('ZADD', outbox .. queue, ending, name)
   redis.call('ZADD', underway .. receiver_of(queue), ending, name)
+  redis.call('PEXPIRE', underway .. receiver_of(queue), 2 * lease)
   posts[#posts + 1] = {queue, name, ms13(ending), entries}
 end
 
 -- Puts entries into one parcel for good, so that each attempt sends the same under the same id.
 local function pack(queue, entries)
-  parcels = parcels + 1
-  local id = ARGV[7] .. string.format('%03d', parcels)
+  local id
+  repeat -- where this call is sent again, those of the first time are there
+    parcels = parcels + 1
+    id = ARGV[7] .. string.format('%03d', parcels)
+  until redis.call('EXISTS', parcel .. id) == 0
   redis.call('SET', parcel .. id, table.concat(entries, ' '))
   in_chunks('ZREM', outbox .. queue, entries)
   take(queue, '=' .. id, entries)

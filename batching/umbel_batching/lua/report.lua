@@ -66,10 +66,12 @@ if health == 'well' then
     redis.call('HSET', about, 'failures', 0, 'limit', math.min(most, limit + 1))
   end
 elseif health == 'failing' then
-  redis.call('HSET', about, 'limit', math.max(math.min(limit, FIRST_LIMIT / 2), math.floor(limit / 2)))
+  redis.call('HSET', about, 'failures', 0, 'limit',
+    math.max(math.min(most, FIRST_LIMIT / 2), math.floor(limit / 2)))
 elseif health == 'busy' then
   open = math.max(open, now + alone)
-  redis.call('HSET', about, 'open_until', ms13(open), 'limit', math.max(1, math.floor(limit / 2)))
+  redis.call('HSET', about, 'failures', 0, 'open_until', ms13(open), 'limit',
+    math.max(1, math.floor(limit / 2)))
 elseif health == 'sick' then
   if open <= now then
     failures = failures + 1

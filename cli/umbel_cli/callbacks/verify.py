@@ -14,6 +14,7 @@ from umbel_callbacks.signing import ID, PREFIX, TIMESTAMP, Secrets
 from umbel_cli.callbacks.received import read_body, read_headers
 from umbel_cli.options import Json, command
 from umbel_cli.render import output, print_json
+from umbel_cli.secret_file import kept_secret
 from umbel_config.errors import ConfigError, SignatureInvalid
 from umbel_config.settings import Settings
 
@@ -31,7 +32,7 @@ _Secret = Annotated[
         "--secret",
         metavar="whsec_...",
         help="May be given several times. Default: the setting callback_secrets "
-        "(UMBEL_CALLBACK_SECRETS), which unlike this no other user of the machine sees.",
+        "(UMBEL_CALLBACK_SECRETS), or what umbel up made; unlike this no other user sees them.",
     ),
 ]
 _Id = Annotated[str | None, typer.Option("--id", metavar="ID", help="The header webhook-id.")]
@@ -118,8 +119,11 @@ def verify(
 
 
 def _of(settings: Settings) -> list[str]:
-    """The secrets of the settings, for whichever host they are."""
+    """The secrets of the settings, for whichever host they are, or that of `umbel up`."""
     if not Secrets.of(settings):
+        kept = kept_secret(settings)
+        if kept:
+            return [kept]
         raise ConfigError(
             "Nothing to verify with: give --secret, or set callback_secrets "
             "(UMBEL_CALLBACK_SECRETS)."

@@ -1,1 +1,1 @@
-"""``umbel doctor``: what is amiss with Redis, settings, workers, lanes and models."""
+"""``umbel doctor``: what is amiss with Redis, settings, workers, lanes, callbacks and models."""

@@ -29,7 +29,7 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at Redis, settings, workers, lanes and models, and say what is amiss.
+    """Look at Redis, settings, workers, lanes, callbacks and models, and say what is amiss.
 
     It changes nothing. Exit code 0: all is well, or there are warnings only; 1: there is a problem.
     """

@@ -10,6 +10,8 @@ from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from umbel_cli.doctor.artifacts import judge_artifacts
+from umbel_cli.doctor.callback_settings import judge_callback_settings
+from umbel_cli.doctor.callbacks import judge_outbox, look_at_outbox
 from umbel_cli.doctor.data import judge_layout
 from umbel_cli.doctor.findings import Finding, Level, in_order, skipped, told
 from umbel_cli.doctor.lanes import Look, judge_lanes, look, look_again
@@ -24,7 +26,7 @@ from umbel_config.settings import Settings
 from umbel_registry import Catalog, Manifest
 
 #: What cannot be looked at without Redis.
-_BEYOND: Final = ("workers.alive", "lanes.served", "models.artifacts")
+_BEYOND: Final = ("workers.alive", "lanes.served", "callbacks.senders", "models.artifacts")
 #: Stands for the address that there is none of, where only the rest of the settings matters.
 _ANY_URL: Final = "redis://localhost:6379/0"
 
@@ -59,6 +61,7 @@ def _without_redis(settings: Settings, reason: Finding) -> list[Finding]:
         reason,
         *judge_settings(settings),
         *_attempt("settings.celery", lambda: judge_celery(usable)),
+        *_attempt("settings.callbacks", lambda: judge_callback_settings(settings)),
         *(skipped(check, "Not looked at: Redis cannot be used") for check in _BEYOND),
     ]
 
@@ -112,9 +115,11 @@ class _Examination:
             *self._attempt("redis.layout", lambda: [judge_layout(self._client, self._space)]),
             *judge_settings(self._settings),
             *self._attempt("settings.celery", lambda: judge_celery(self._settings)),
+            *self._attempt("settings.callbacks", lambda: judge_callback_settings(self._settings)),
             *self._attempt("workers.alive", self._workers),
             *self._attempt("workers.settings", self._configurations),
             *self._attempt("lanes.served", self._lanes),
+            *self._attempt("callbacks.senders", self._callbacks),
             *self._attempt("models.artifacts", self._artifacts),
         ]
         return in_order([*found, *amiss])
@@ -149,7 +154,16 @@ class _Examination:
             *(lane.queue for lane in lanes),
         }
         workers = present(self._client, self._space, sorted(queues))
-        return judge_presence(self._manifests, workers, self._answers)
+        return judge_presence(self._manifests, workers, self._answers_of_workers())
+
+    def _answers_of_workers(self) -> dict[str, dict[str, Any]] | None:
+        """The answers without those of senders, which serve no model."""
+        own = self._settings.callback_queue
+        return self._answers and {
+            name: config
+            for name, config in self._answers.items()
+            if config.get("task_default_queue") != own
+        }
 
     def _configurations(self) -> Iterable[Finding]:
         if not self._answers:
@@ -162,6 +176,9 @@ class _Examination:
         if self._first is None:
             return ()
         return judge_lanes(look_again(self._client, self._space, self._first))
+
+    def _callbacks(self) -> Iterable[Finding]:
+        return judge_outbox(self._settings, look_at_outbox(self._client, self._settings))
 
     def _artifacts(self) -> Iterable[Finding]:
         return judge_artifacts(self._manifests, self._settings.artifacts, deep=self._deep)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 #: The groups of checks, in the order in which they are read.
-GROUPS: Final = ("redis", "settings", "workers", "lanes", "models")
+GROUPS: Final = ("redis", "settings", "workers", "lanes", "callbacks", "models")
 _SHOWN: Final = 5
 
 

@@ -25,6 +25,7 @@ _TITLES: Final = {
     "settings": "Settings",
     "workers": "Workers",
     "lanes": "Lanes",
+    "callbacks": "Callbacks",
     "models": "Models",
 }
 _NAME_WIDTH: Final = 12

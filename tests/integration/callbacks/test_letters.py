@@ -17,7 +17,7 @@ from umbel_registry.manifest import ModelFile, build_manifest
 
 if TYPE_CHECKING:  # fixtures
     from tests.conftest import WaitUntil
-    from tests.integration.callbacks.conftest import Desk, OpenDesk, OpenSender
+    from tests.integration.callbacks.conftest import OpenDesk, OpenSender
 
 URL = "http://127.0.0.1:9/hook"
 
@@ -246,4 +246,4 @@ async def test_nothing_to_read(open_desk: OpenDesk, open_sender: OpenSender) -> 
 def test_secrets_are_looked_up_by_the_bare_host(receiver: str, host: str) -> None:
     letter = Letter(Post(receiver, "", "", (Entry("", "", 0),)))
     assert letter.host == host
-    assert host in letter.unsigned().note
+    assert host in letter.unsent().note

@@ -56,7 +56,7 @@ async def attempts(desk: Desk, runner: AsyncRunner, **facts: Any) -> list[Report
     calls = OutboxCalls.of(desk.settings)
     call = calls.lease("token", lease_ms=60_000, posts=1000, parcel="p" * 32)
     posts = (await runner.run(call)).posts
-    given = {"verdict": "delivered", "health": "well", "status": 204} | facts
+    given: dict[str, Any] = {"verdict": "delivered", "health": "well", "status": 204} | facts
     return [Report(post, **given) for post in posts]
 
 

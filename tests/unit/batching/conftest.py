@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import fakeredis
 import msgspec
 import pytest
+import redis
 
 from umbel_batching import replies
 from umbel_batching.calls import Calls
 from umbel_batching.census import BANDS
+from umbel_batching.deliveries import Delivery, delivery_of
 from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import Lane, keyed_uid, new_uid
+from umbel_batching.outbox import (
+    OUTBOX,
+    Entry,
+    Health,
+    Leased,
+    OutboxCalls,
+    Post,
+    Report,
+    Verdict,
+)
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import (
     _SPANS,
@@ -23,6 +35,7 @@ from umbel_batching.record import (
     Priority,
     Record,
     State,
+    encode_callback,
     parse,
     reply_of,
     settled,
@@ -41,6 +54,8 @@ from umbel_batching.values import (
     Settlement,
 )
 
+T = TypeVar("T")
+
 LEASE_MS = 60_000
 #: How long a result, a tombstone and a dead letter stay; each tells itself from the others.
 TTL_S, TOMB_S, DEAD_S = 100, 1_000, 10_000
@@ -50,16 +65,23 @@ KEEP = Retention(result_ttl_s=TTL_S, tombstone_ttl_s=TOMB_S, dead_ttl_s=DEAD_S)
 class Lab:
     """One lane and its scripts; time passes only where a test says so."""
 
-    def __init__(self, policy: BatchPolicy, keep: Retention = KEEP) -> None:
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        keep: Retention = KEEP,
+        client: redis.Redis | None = None,
+        namespace: str = "t",
+    ) -> None:
         self.server = fakeredis.FakeServer()
         # redis-py's types offer every reply as text, bytes or awaitable; these are bytes.
-        self.client: Any = fakeredis.FakeRedis(server=self.server)
-        self.calls = Calls("t", keep)
+        self.client: Any = client or fakeredis.FakeRedis(server=self.server)
+        self.namespace = namespace
+        self.calls = Calls(namespace, keep)
         self.runner = Runner(self.client)
         self.lane = Lane(model="digits", version="1", policy=policy)
         self.slot = self.lane.slot
-        self.keys = lane_keys("t", self.slot)
-        self.shared = shared_keys("t")
+        self.keys = lane_keys(namespace, self.slot)
+        self.shared = shared_keys(namespace)
 
     def submit(
         self,
@@ -70,8 +92,9 @@ class Lab:
         meta: bytes = b"",
         reply: str = NO_REPLY,
         priority: Priority = Priority.NORMAL,
+        callback: bytes = b"",
     ) -> list[str]:
-        text = tail(reply, meta, priority) + payload
+        text = tail(reply, meta, priority, callback) + payload
         jobs = [NewJob(new_uid(), text, timeout_ms) for _ in range(count)]
         self.runner.run(self.calls.submit(self.lane, jobs))
         return [job.uid for job in jobs]
@@ -85,10 +108,15 @@ class Lab:
         )
 
     def keyed_call(
-        self, *keys: str, payload: bytes = b"payload", timeout_ms: int = 0, lane: Lane | None = None
+        self,
+        *keys: str,
+        payload: bytes = b"payload",
+        timeout_ms: int = 0,
+        lane: Lane | None = None,
+        callback: bytes = b"",
     ) -> Call[Accepted]:
         fingerprint = hashlib.blake2b(payload, digest_size=16).hexdigest()
-        text = tail(NO_REPLY, b"") + payload
+        text = tail(NO_REPLY, b"", Priority.NORMAL, callback) + payload
         jobs = [NewJob(keyed_uid("digits", key), text, timeout_ms, fingerprint) for key in keys]
         return self.calls.submit(lane or self.lane, jobs)
 
@@ -236,7 +264,7 @@ class Lab:
     def keys_with(self, uid: str) -> set[str]:
         """Every key that is named after ``uid`` or holds it, but for the tombstones."""
         found = set()
-        for key in self.client.scan_iter(count=10_000):
+        for key in self.client.scan_iter(match=f"{self.namespace}:*", count=10_000):
             name = key.decode()
             if not name.startswith(self.keys.tomb) and (uid in name or uid in self._content(name)):
                 found.add(name)
@@ -252,17 +280,178 @@ class Lab:
     def listen(self, *clients: str) -> Callable[[], list[tuple[str, bytes]]]:
         """Subscribes for ``clients``; what it returns tells client and message of all news."""
         pubsub = self.client.pubsub(ignore_subscribe_messages=True)
-        pubsub.subscribe(*[f"t:reply:{client}" for client in clients])
+        pubsub.subscribe(*[f"{self.namespace}:reply:{client}" for client in clients])
 
         def heard() -> list[tuple[str, bytes]]:
             news = []
             while (message := pubsub.get_message()) is not None:
-                news.append((message["channel"].decode().removeprefix("t:reply:"), message["data"]))
+                client = message["channel"].decode().removeprefix(f"{self.namespace}:reply:")
+                news.append((client, message["data"]))
             return news
 
         for _ in clients:
             assert pubsub.get_message() is None
         return heard
+
+
+#: What an answer of each kind says about the receiver, unless a test says otherwise.
+HEALTH: dict[Verdict, Health] = {
+    "delivered": "well",
+    "again": "sick",
+    "dead": "well",
+    "gone": "unknown",
+}
+#: Where callbacks go in the tests; `shared` ones may come with others in one POST.
+URL = "https://shop.example/done"
+QUEUE = "shop.example"
+
+
+class Desk:
+    """The outbox of a lab and its senders' verbs; what is due is due because a test says so.
+
+    Not on a fake Redis: that has no SHA-1 for scripts, which names the queues of shared callbacks.
+    """
+
+    def __init__(self, lab: Lab, most: int = 32) -> None:
+        self.lab, self.client, self.shared = lab, lab.client, lab.shared
+        self.calls = OutboxCalls(lab.namespace, lab.calls.keep, most)
+
+    def run(self, call: Call[T]) -> T:
+        return self.lab.runner.run(call)
+
+    def submit(self, count: int = 1, url: str = URL, *, shared: bool = False) -> list[str]:
+        return self.lab.submit(count, callback=encode_callback(url, shared=shared))
+
+    def end(
+        self, count: int = 1, url: str = URL, *, shared: bool = False, failing: bool = False
+    ) -> list[str]:
+        """Jobs that ended, so that their callbacks are due."""
+        uids = self.submit(count, url, shared=shared)
+        while (claimed := self.lab.claim()).uids:
+            self.lab.settle(claimed, claimed.uids if failing else ())
+        return uids
+
+    def lease_call(
+        self,
+        token: str = "sender",
+        *,
+        posts: int = 64,
+        size: int = 100,
+        lease_ms: int = LEASE_MS,
+        there_ms: int = 5_000,
+        parcel: str = "",
+    ) -> Call[Leased]:
+        return self.calls.lease(
+            token,
+            lease_ms=lease_ms,
+            posts=posts,
+            parcel=parcel or new_uid(),
+            batch_size=size,
+            there_ms=there_ms,
+        )
+
+    def lease(self, token: str = "sender", **options: Any) -> list[Post]:
+        return self.run(self.lease_call(token, **options)).posts
+
+    def report(
+        self, post: Post, verdict: Verdict = "delivered", health: Health | None = None, **more: Any
+    ) -> list[Entry] | None:
+        health = health or HEALTH[verdict]
+        return self.run(self.calls.report(Report(post, verdict, health, **more)))
+
+    def redeliver(self, uid: str) -> str:
+        return self.run(self.calls.redeliver(self.lab.slot, uid))
+
+    def time_passes(self) -> None:
+        """Whatever waits for a time is due: next attempts, ends of leases and of pauses."""
+        for key in self.keys_of(self.shared.receiver):
+            if self.client.hexists(key, "open_until"):
+                self.client.hset(key, "open_until", 1)
+        for key in self.keys_of(self.shared.outbox):
+            self.all_at(key, 1)
+        self.leases_end()
+
+    def leases_end(self) -> None:
+        """All senders are lost, and others may take what they had."""
+        for key in self.keys_of(self.shared.underway):
+            receiver = key.removeprefix(self.shared.underway)
+            for name in self.all_at(key, 1):
+                for queue in self.queues():
+                    if queue.partition("#")[0] == receiver:
+                        self.client.zadd(self.shared.outbox + queue, {name: 1}, xx=True)
+        self.all_at(self.shared.receivers, 1)
+
+    def keys_of(self, prefix: str) -> list[str]:
+        """All keys that begin so."""
+        return sorted(key.decode() for key in self.client.scan_iter(f"{prefix}*", count=10_000))
+
+    def all_at(self, key: str, score: int) -> list[str]:
+        members = self.client.zrange(key, 0, -1)
+        if members:
+            self.client.zadd(key, dict.fromkeys(members, score))
+        return [member.decode() for member in members]
+
+    def entry(self, uid: str, replays: int = 0) -> str:
+        return Entry(self.lab.slot, uid, replays).text
+
+    def waiting(self, queue: str = QUEUE) -> list[str]:
+        return self.lab.members(self.shared.outbox + queue)
+
+    def due(self, name: str, queue: str = QUEUE) -> int:
+        return int(self.client.zscore(self.shared.outbox + queue, name))
+
+    def look(self) -> int | None:
+        """When a flusher looks at the outbox next."""
+        score = self.client.zscore(self.shared.wake, OUTBOX)
+        return None if score is None else int(score)
+
+    def queues(self) -> dict[str, list[str]]:
+        """All that is in the outbox."""
+        keys = self.keys_of(self.shared.outbox)
+        names = [key.removeprefix(self.shared.outbox) for key in keys]
+        return {name: self.waiting(name) for name in names}
+
+    def delivery(self, uid: str) -> Delivery | None:
+        return delivery_of(self.lab.record(uid), self.client.get(self.lab.keys.delivery + uid))
+
+    def state(self, uid: str) -> str | None:
+        delivery = self.delivery(uid)
+        return None if delivery is None else delivery.state.value
+
+    def ttls(self, uid: str) -> tuple[int, int]:
+        """Seconds that the record of a job and its delivery stay; -2 for one that is not there."""
+        keys = self.lab.keys
+        return self.client.ttl(keys.job + uid), self.client.ttl(keys.delivery + uid)
+
+    def about(self, receiver: str = QUEUE) -> dict[str, int]:
+        """What is known of a receiver: breaker, limit and counters."""
+        fields = self.client.hgetall(self.shared.receiver + receiver)
+        return {name.decode(): int(float(value)) for name, value in fields.items()}
+
+    def counted(self) -> dict[str, int]:
+        fields = self.client.hgetall(self.shared.callbacks)
+        return {name.decode(): int(value) for name, value in fields.items()}
+
+    def everything(self) -> dict[str, Any]:
+        """The content of every key, to tell that nothing has changed."""
+        return {key: self.client.dump(key) for key in self.keys_of(f"{self.lab.namespace}:")}
+
+
+@pytest.fixture
+def make_desk(store_redis: redis.Redis, namespace: str) -> Callable[..., Desk]:
+    """For a desk of another policy, retention or bound."""
+
+    def make(most: int = 32, keep: Retention = KEEP, **policy: Any) -> Desk:
+        given = {"max_batch_size": 512, "max_wait_ms": 0, "max_queue": 10_000, **policy}
+        return Desk(Lab(BatchPolicy(**given), keep, store_redis, namespace), most)
+
+    return make
+
+
+@pytest.fixture
+def desk(make_desk: Callable[..., Desk]) -> Desk:
+    """The outbox of a lane with room for thousands of jobs, all of them one batch."""
+    return make_desk()
 
 
 @pytest.fixture

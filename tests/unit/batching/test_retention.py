@@ -12,11 +12,25 @@ from umbel_batching.retention import Retention
 if TYPE_CHECKING:
     from tests.conftest import MakeSettings
 
-FIVE = Retention(result_ttl_s=1, tombstone_ttl_s=2, dead_ttl_s=3, max_dead=4, max_dead_bytes=5)
+EACH = Retention(
+    result_ttl_s=1,
+    tombstone_ttl_s=2,
+    dead_ttl_s=3,
+    max_dead=4,
+    max_dead_bytes=5,
+    callback_ttl_s=6,
+    max_dead_callbacks=7,
+)
+#: Seconds for the last attempt of a callback, and for a sender that was away when it was due.
+MARGIN_S = 3600
 
 
-def test_the_scripts_read_five_numbers() -> None:
-    assert FIVE.text == "1 2 3 4 5"
+def test_the_scripts_read_eight_numbers() -> None:
+    assert EACH.text == f"1 2 3 4 5 {6 + MARGIN_S} 3 7"
+
+
+def test_a_record_outlives_the_last_attempt_of_its_callback() -> None:
+    assert EACH.pending_ttl_s == 6 + MARGIN_S
 
 
 @pytest.mark.parametrize(
@@ -31,12 +45,23 @@ def test_a_failed_job_stays_at_least_as_long_as_any_result(
 
 def test_it_is_made_of_the_settings(settings: MakeSettings) -> None:
     given = settings(
-        result_ttl_s=11, tombstone_ttl_s=12, dead_ttl_s=13, max_dead=14, max_dead_bytes=15
+        result_ttl_s=11,
+        tombstone_ttl_s=12,
+        dead_ttl_s=13,
+        max_dead=14,
+        max_dead_bytes=15,
+        callback_ttl_s=60,
+        max_dead_callbacks=17,
     )
-    assert Retention.of(given).text == "11 12 13 14 15"
+    assert Retention.of(given).text == f"11 12 13 14 15 {60 + MARGIN_S} 13 17"
     calls = Calls.of(given)
     assert (calls.namespace, calls.keep) == (given.namespace, Retention.of(given))
 
 
 def test_calls_without_settings_keep_the_defaults(settings: MakeSettings) -> None:
     assert Calls("t").keep == Retention() == Retention.of(settings())
+
+
+def test_undelivered_callbacks_stay_for_their_time_even_without_dead_letters() -> None:
+    keep = Retention(result_ttl_s=50, dead_ttl_s=700, max_dead=0)
+    assert keep.text.split()[2::4] == ["50", "700"]

@@ -187,3 +187,13 @@ def test_bytes_that_are_no_text_are_taken_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "odd").write_bytes(b"\xff\r\n\x00")
     assert read_body(f"@{tmp_path / 'odd'}") == b"\xff\r\n\x00"
     assert read_body("\udcff") == b"\xff"
+
+
+def test_the_secret_that_umbel_up_made_is_found(run: Any, body_file: str, tmp_path: Path) -> None:
+    words = ("callbacks", "verify", body_file, *options(headers_of()))
+    words += ("--state-dir", str(tmp_path / "state"))
+    assert run(*words).code == 2
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "callback-secret").write_text(f"{SECRET}\n")
+    assert run(*words).code == 0

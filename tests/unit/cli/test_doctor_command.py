@@ -44,7 +44,7 @@ def test_a_whole_examination_as_json(run_here: Any) -> None:
         for finding in answer.json["findings"]
     )
     checks = [finding["check"] for finding in answer.json["findings"]]
-    assert len(checks) == len(set(checks)) == 20
+    assert len(checks) == len(set(checks)) == 28
     groups = [check.partition(".")[0] for check in checks]
     assert groups == sorted(groups, key=GROUPS.index)
     levels = {finding["check"]: finding["level"] for finding in answer.json["findings"]}
@@ -58,7 +58,7 @@ def test_without_any_redis_the_rest_is_still_looked_at(run: Any, tmp_path: Any) 
     assert "no embedded Redis runs" in answer.out
     assert "Start one with `umbel up`" in answer.out
     assert "celery" in answer.out
-    assert answer.out.splitlines()[-1].strip() == "1 problem, no warnings; 3 checks skipped."
+    assert answer.out.splitlines()[-1].strip() == "1 problem, no warnings; 4 checks skipped."
 
 
 def test_a_redis_that_is_away_is_a_problem_without_its_password(run: Any) -> None:

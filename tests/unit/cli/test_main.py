@@ -11,7 +11,18 @@ import pytest
 
 from umbel_batching.keys import shared_keys
 
-COMMANDS = ("demo", "up", "worker", "flusher", "submit", "job", "cancel", "lanes", "doctor")
+COMMANDS = (
+    "demo",
+    "up",
+    "worker",
+    "flusher",
+    "sender",
+    "submit",
+    "job",
+    "cancel",
+    "lanes",
+    "doctor",
+)
 
 
 def test_version(run: Any) -> None:
@@ -25,7 +36,11 @@ def test_without_a_command_it_shows_all_of_them(run: Any) -> None:
     assert all(name in answer.out + answer.err for name in (*COMMANDS, *GROUPS))
 
 
-GROUPS = {"models": ("push", "list", "show"), "dead": ("list", "show", "replay", "drop")}
+GROUPS = {
+    "models": ("push", "list", "show"),
+    "dead": ("list", "show", "replay", "drop"),
+    "callbacks": ("list", "receivers", "show", "replay", "verify", "secret"),
+}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_only_what_waiting_can_cure_is_retryable() -> None:
     assert retryable == {
         "LaneFull",
         "ModelUnavailable",
+        "ReceiverFull",
         "ResultTimeout",
         "StoreFull",
         "StoreUnavailable",

@@ -12,11 +12,12 @@ import pytest
 from pydantic import SecretStr
 
 from umbel_batching.flusher import Drain
+from umbel_batching.summoner import Summons
 from umbel_config.errors import ConfigError, StoreUnavailable
 from umbel_config.settings import Settings
 from umbel_worker import runtime
 from umbel_worker.app import VISIBILITY_TIMEOUT_S, celery_config, make_app
-from umbel_worker.dispatch import INFER, CeleryDispatch
+from umbel_worker.dispatch import DELIVER, INFER, CeleryDispatch, CelerySummons
 from umbel_worker.runtime import threads_per_batch
 from umbel_worker.tasks import infer
 
@@ -80,13 +81,46 @@ def test_broker_is_our_redis(config: dict[str, Any]) -> None:
     assert "localhost:6400/2" in config["broker_url"]
 
 
-def test_app_has_the_one_task_and_hides_the_password() -> None:
+def test_app_has_its_task_and_hides_the_password() -> None:
     app = make_app(Settings(redis_url=URL))
     app.loader.import_default_modules()
-    assert [name for name in app.tasks if not name.startswith("celery.")] == [INFER]
     task = app.tasks[INFER]
     assert (task.acks_late, task.reject_on_worker_lost, task.ignore_result) == (True,) * 3
     assert "secret" not in app.conf.humanize(with_defaults=False)
+
+
+# In a process of its own, as tasks are known to all apps of a process.
+@pytest.mark.parametrize(
+    ("queue", "task", "torch"), [("umbel", INFER, True), ("umbel-callbacks", DELIVER, False)]
+)
+def test_app_has_one_task_alone_and_a_sender_needs_no_torch(
+    queue: str, task: str, *, torch: bool
+) -> None:
+    script = (
+        "import json, sys, umbel_worker.app as a; a.app.loader.import_default_modules(); "
+        "own = [name for name in a.app.tasks if not name.startswith('celery.')]; "
+        "print(json.dumps([own, 'torch' in sys.modules]))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "UMBEL_REDIS_URL": URL.get_secret_value(), "UMBEL_QUEUES": queue},
+    )
+    assert json.loads(answer.stdout) == [[task], torch]
+
+
+def test_task_of_a_sender_may_be_lost_and_doubled() -> None:
+    app = make_app(Settings(redis_url=URL, queues=("umbel-callbacks",)))
+    app.loader.import_default_modules()
+    task = app.tasks[DELIVER]
+    assert (task.acks_late, task.reject_on_worker_lost, task.ignore_result) == (True,) * 3
+
+
+@pytest.mark.parametrize("queues", [("umbel", "post"), ("post", "gpu", "cpu")])
+def test_callbacks_share_no_worker_with_batches(queues: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"queues holds post, .* Run `umbel sender`"):
+        make_app(Settings(redis_url=URL, queues=queues, callback_queue="post"))
 
 
 def test_app_without_a_redis_says_what_to_set() -> None:
@@ -113,6 +147,22 @@ def test_hint_carries_the_lane_and_no_data() -> None:
         (
             "umbel.infer",
             {"args": ("digits@3",), "task_id": "token", "queue": "gpu", "ignore_result": True},
+        )
+    ]
+
+
+def test_call_for_a_sender_carries_nothing() -> None:
+    sent: list[tuple[Any, Any]] = []
+
+    class App:
+        def send_task(self, name: str, **options: Any) -> None:
+            sent.append((name, options))
+
+    CelerySummons(App())(Summons("umbel-callbacks", "token"))
+    assert sent == [
+        (
+            "umbel.deliver",
+            {"task_id": "token", "queue": "umbel-callbacks", "ignore_result": True},
         )
     ]
 

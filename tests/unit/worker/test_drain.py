@@ -233,7 +233,7 @@ def test_each_waiting_client_gets_one_message_for_its_jobs(bench: Any, double: A
 
 def test_settlement_counts_and_keeps_order() -> None:
     head = "r01" + "00000" + "b" * 32 + "1".zfill(13) + "0" * 26 + "n"
-    raws = [(head + ONE + "00000" + "0000000").encode() + b"payload"] * 2
+    raws = [(head + ONE + "00000" + "0000000" + "0000").encode() + b"payload"] * 2
     claimed = Claimed("b" * 32, "size", 1, 2, 0, [new_uid(), new_uid()], raws)
     computed = Computed([b"\x01", Failure("ValueError", "bad")], ceiling=1)
     outcome = settlement("a" * 8, claimed, computed, 5, "cuda:X")
