@@ -188,8 +188,8 @@ class OutboxCalls:
 
     def loosen(self, entries: Sequence[Entry]) -> Call[int]:
         """Has the records of undelivered callbacks that gave way go when other results go."""
-        records = [self._job(entry.slot, entry.uid)[0] for entry in entries]
-        return Call("loosen", records, (self.keep.text,), int)
+        keys = [key for entry in entries for key in self._job(entry.slot, entry.uid)[:2]]
+        return Call("loosen", keys, (self.keep.text,), int)
 
     def redeliver(self, slot: str, uid: str) -> Call[str]:
         """Has the callback of a job delivered once more, under the same ``webhook-id``.
@@ -218,9 +218,9 @@ class OutboxCalls:
         """Puts an outbox with callbacks back on the flushers' list; ``now``: to be looked at."""
         return self._call("rouse", (int(now),), bool)
 
-    def _job(self, slot: str, uid: str) -> tuple[str, str]:
+    def _job(self, slot: str, uid: str) -> tuple[str, str, str]:
         keys = lane_keys(self.namespace, slot)
-        return keys.job + uid, keys.delivery + uid
+        return keys.job + uid, keys.delivery + uid, shared_keys(self.namespace).once + uid
 
     def _call(
         self,

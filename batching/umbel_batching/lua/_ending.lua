@@ -34,7 +34,10 @@ local function bury(ended, now, ttl)
       end
     end
     list[#list + 1] = sub(entry, BUCKET + 1)
-    if byte(entry, VERSION_AT) == KEYED then redis.call('EXPIRE', once .. sub(entry, 1, 32), ttl) end
+    if byte(entry, VERSION_AT) == KEYED then
+      local uid = sub(entry, 1, 32)
+      redis.call('EXPIRE', once .. uid, math.max(ttl, promised[uid] or 0))
+    end
   end
   for _, bucket in ipairs(order) do
     redis.call('APPEND', tomb .. bucket, table.concat(buckets[bucket], at) .. at)

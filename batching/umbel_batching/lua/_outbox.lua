@@ -29,8 +29,9 @@ local function entry_of(slot, uid, record)
   return slot .. uid .. string.format('%02d', times % 100)
 end
 
--- Callbacks of jobs that ended in this script: by queue of the outbox, due times and entries.
-local owed = {}
+-- Callbacks of jobs that ended in this script: by queue of the outbox, due times and entries; and
+-- by uid the seconds that the job's idempotency key must be held.
+local owed, promised = {}, {}
 
 -- Notes the callback of a job that ends, if it asks for one; `post` puts all into the outbox.
 -- Returns the terminal record, with the time of its end, and the seconds that it must be kept.
@@ -41,6 +42,7 @@ local function owe(slot, uid, record, now, ttl, keep)
   owed[queue] = entries
   entries[#entries + 1] = ms13(now)
   entries[#entries + 1] = entry_of(slot, uid, record)
+  promised[uid] = keep.pending + keep.tomb
   record = sub(record, 1, FINISHED_FROM - 1) .. ms13(now) .. sub(record, FINISHED_TO + 1)
   return record, math.max(ttl, keep.pending)
 end
@@ -76,10 +78,13 @@ end
 local function let_go(uid, keep)
   local ttl = keep.result
   local callback = redis.call('GETRANGE', job .. uid, CALLBACK_FROM - 1, CALLBACK_TO - 1)
-  if callback ~= NO_CALLBACK and redis.call('GETRANGE', delivery .. uid, 0, 0) ~= 'd' then
-    ttl = math.max(ttl, keep.pending)
+  local fares = callback ~= NO_CALLBACK and redis.call('GETRANGE', delivery .. uid, 0, 0) or 'd'
+  if fares ~= 'd' then
+    local needed = fares == 'x' and keep.dead or keep.pending
+    ttl = math.max(ttl, math.min(needed, redis.call('TTL', job .. uid)))
   end
   redis.call('EXPIRE', job .. uid, ttl)
+  if callback ~= NO_CALLBACK then redis.call('EXPIRE', delivery .. uid, ttl) end
 end
 
 -- How many POSTs a receiver is trusted with at first, and failures in a row that open its breaker.

@@ -1,12 +1,14 @@
 -- Lets records that were kept for a callback go when other results go.
--- KEYS: the records
+-- KEYS: per job: its record, its delivery
 -- ARGV: retention
 -- Returns how many were loosened.
 local keep, loosened = retention(ARGV[1]), 0
-for at = 1, #KEYS do
+for at = 1, #KEYS, 2 do
   local letter = redis.call('GETRANGE', KEYS[at], 0, 0)
   local ttl = letter == 'f' and keep.failed or keep.result
-  if letter ~= 'q' and letter ~= 'r' and redis.call('TTL', KEYS[at]) > ttl then
+  -- One that was put back into the outbox meanwhile is needed there.
+  local given_up = redis.call('GETRANGE', KEYS[at + 1], 0, 0) == 'x'
+  if given_up and letter ~= 'q' and letter ~= 'r' and redis.call('TTL', KEYS[at]) > ttl then
     loosened = loosened + redis.call('EXPIRE', KEYS[at], ttl)
   end
 end

@@ -1,6 +1,6 @@
 -- Writes what became of a POST, if its lease still holds; a success is true whoever holds it.
 -- KEYS: receivers, outbox, underway, receiver, senders, wake, signal, undelivered, callbacks, parcel
---       and behind these per job: its record, its delivery
+--       and behind these per job: its record, its delivery, its idempotency key
 -- ARGV: queue, name, end of its lease, verdict (delivered, again, dead, gone), health of the receiver
 --       (well, failing, sick, busy, unknown), ms until the next attempt, ms that the receiver wants to
 --       be left alone, most POSTs under way, retention, line for the log, then the entries of the jobs
@@ -28,25 +28,30 @@ local function left(head, job_key)
   return math.max(1, math.min(whole - passed, redis.call('TTL', job_key)))
 end
 
-local function note(entry, job_key, delivery_key)
+local function note(entry, job_key, delivery_key, once_key)
   local head = redis.call('GETRANGE', job_key, 0, HEAD - 1)
   if head == '' or entry_of(sub(entry, 1, 8), sub(entry, 9, 40), head .. annex_of(job_key, head)) ~= entry then
     return -- forgotten, or replayed since
   end
   local ttl = keep.pending
   if verdict == 'delivered' then ttl = left(head, job_key)
-  elseif verdict == 'dead' then ttl = keep.max_undelivered > 0 and keep.dead or left(head, job_key) end
+  elseif verdict == 'dead' then
+    ttl = math.max(left(head, job_key), keep.max_undelivered > 0 and keep.dead or 0)
+  end
   local text = delivery_text(redis.call('GET', delivery_key), head, LETTERS[verdict], nil, nil,
     verdict == 'again' and now + pause or 0, ms13(now) .. '|' .. ARGV[10])
   redis.call('SET', delivery_key, text, 'EX', ttl)
-  if verdict ~= 'again' then redis.call('EXPIRE', job_key, ttl) end
+  if verdict ~= 'again' then
+    redis.call('EXPIRE', job_key, ttl)
+    redis.call('EXPIRE', once_key, ttl + keep.tomb)
+  end
   if verdict == 'dead' then redis.call('ZADD', undelivered, now, entry .. ' ' .. queue) end
   jobs = jobs + 1
 end
 if verdict ~= 'gone' then
   for at = FIRST_ENTRY, #ARGV do
-    local place = FIRST_JOB + 2 * (at - FIRST_ENTRY)
-    note(ARGV[at], KEYS[place], KEYS[place + 1])
+    local place = FIRST_JOB + 3 * (at - FIRST_ENTRY)
+    note(ARGV[at], KEYS[place], KEYS[place + 1], KEYS[place + 2])
   end
 end
 

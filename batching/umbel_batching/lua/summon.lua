@@ -17,6 +17,10 @@ if look and look <= now then
   wanted = math.max(0, math.min(enough - redis.call('ZCARD', senders), #ARGV - FIRST + 1))
   for at = FIRST, FIRST + wanted - 1 do redis.call('ZADD', senders, now + patience, ARGV[at]) end
   look = score_of_first(senders) or now + patience
+else
+  -- What comes while a sender is there arms nothing: look when it should have looked again itself.
+  local ends = score_of_first(senders)
+  look = ends and math.min(look or ends, ends) or look
 end
 if look then
   redis.call('ZADD', wake, look, OUTBOX)

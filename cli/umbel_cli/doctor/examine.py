@@ -9,9 +9,10 @@ import redis
 from pydantic import SecretStr
 from redis.exceptions import RedisError
 
+from umbel_batching.outbox_look import look_at_outbox
 from umbel_cli.doctor.artifacts import judge_artifacts
 from umbel_cli.doctor.callback_settings import judge_callback_settings
-from umbel_cli.doctor.callbacks import judge_outbox, look_at_outbox
+from umbel_cli.doctor.callbacks import judge_outbox
 from umbel_cli.doctor.data import judge_layout
 from umbel_cli.doctor.findings import Finding, Level, in_order, skipped, told
 from umbel_cli.doctor.lanes import Look, judge_lanes, look, look_again

@@ -16,6 +16,7 @@ from umbel_batching.flusher import sweep
 from umbel_batching.keys import shared_keys
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.outbox import OutboxCalls, Report, outbox_key
+from umbel_batching.outbox_look import Outbox, Queue, look_at_outbox
 from umbel_batching.receivers import ReceiverStatus
 from umbel_batching.record import NO_REPLY, Priority, State, encode_callback, settled, tail
 from umbel_batching.scripts import Call, Runner
@@ -23,7 +24,7 @@ from umbel_batching.values import NewJob, Settlement
 from umbel_callbacks.signing import new_secret
 from umbel_cli.doctor import examine
 from umbel_cli.doctor.callback_settings import judge_callback_settings
-from umbel_cli.doctor.callbacks import Outbox, Queue, judge_outbox, look_at_outbox
+from umbel_cli.doctor.callbacks import judge_outbox
 from umbel_cli.doctor.findings import Finding, Level
 from umbel_config.settings import Settings, load_settings
 from umbel_worker.app import make_app

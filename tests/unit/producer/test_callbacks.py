@@ -22,7 +22,7 @@ URL = "https://hooks.example/a?b=%2F"
 
 @pytest.fixture
 def checks() -> CallbackChecks:
-    return CallbackChecks(Settings(callback_allow=("hooks.internal:8080", "10.0.0.0/8")))
+    return CallbackChecks(Settings(callback_allow=("hooks.internal:8080", "10.1.2.3:8090")))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def checks() -> CallbackChecks:
         ("HTTPS://Hooks.Example:443", False, b"1https://hooks.example/"),
         ("https://b\u00fccher.example/\u00e4", False, b"1https://xn--bcher-kva.example/%C3%A4"),
         ("http://hooks.internal:8080/a", False, b"1http://hooks.internal:8080/a"),
-        ("http://10.1.2.3/a", True, b"mhttp://10.1.2.3/a"),
+        ("http://10.1.2.3:8090/a", True, b"mhttp://10.1.2.3:8090/a"),
     ],
 )
 def test_the_part_of_the_record(
