@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from umbel_callbacks.signing import new_secret, verify
+from umbel_config.errors import SignatureInvalid
 
-__all__ = ["new_secret", "verify"]
+__all__ = ["SignatureInvalid", "new_secret", "verify"]

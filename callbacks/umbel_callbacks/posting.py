@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import ssl
 import time
@@ -25,6 +26,8 @@ from umbel_config.errors import InvalidInput, ReceiverRefused
 
 #: What is read of an answer's body: enough to use its connection again, where it is short.
 _READ_BYTES, _READ_S = 64 * 1024, 1.0
+#: Bodies above this go out in pieces, so that others are not held up meanwhile.
+_LARGE = 2**20
 #: Below the time after which many servers close idle connections.
 _KEEPALIVE_S = 15.0
 
@@ -119,7 +122,7 @@ class Poster:
     ) -> aiohttp.ClientResponse:
         return await self._session.post(
             URL(target.url, encoded=True),
-            data=body,
+            data=body if len(body) <= _LARGE else io.BytesIO(body),
             headers={"Content-Type": "application/json", **headers},
             allow_redirects=False,
         )

@@ -21,7 +21,9 @@ FAILED, USAGE, TIMED_OUT = 1, 2, 3
 
 #: Which extra brings a package that is not installed.
 _EXTRAS = {
+    "aiohttp": "worker",
     "celery": "worker",
+    "dns": "worker",
     "fsspec": "worker",
     "kombu": "worker",
     "safetensors": "worker",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -50,18 +51,20 @@ def _kept(path: Path) -> str:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft = path.with_name(f"{_NAME}.{os.getpid()}")
-            draft.touch(mode=0o600)
-            draft.write_text(new_secret() + "\n", encoding="ascii")
+            # For this user alone, as mkstemp makes it.
+            number, draft = tempfile.mkstemp(prefix=f"{_NAME}.", dir=path.parent)
+            with os.fdopen(number, "w", encoding="ascii") as file:
+                file.write(new_secret() + "\n")
             try:
                 os.link(draft, path)  # unlike a rename it lets the first of two win
             except FileExistsError:
                 pass
             finally:
-                draft.unlink()
+                Path(draft).unlink()
         return path.read_text(encoding="ascii").strip()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it holds no plain text"
         raise ConfigError(
-            f"No secret for callbacks can be kept in {path}: {error.strerror}. Set "
-            "callback_secrets, or another state_dir."
+            f"No secret for callbacks can be kept in {path}: {why}. Set callback_secrets, or "
+            "another state_dir."
         ) from None

@@ -63,7 +63,10 @@ class CallbackSettings(BaseModel):
         100, ge=1, le=1000, description="Most results in one callback, for jobs that allow it."
     )
     max_callbacks: int = Field(
-        100_000, ge=1, description="Callbacks that may wait for one receiver; more are refused."
+        100_000,
+        ge=1,
+        description="Callbacks that may wait for one receiver, or for one URL where they share "
+        "POSTs; more are refused.",
     )
     max_dead_callbacks: int = Field(
         10_000, ge=0, description="Undelivered callbacks kept; the oldest give way."

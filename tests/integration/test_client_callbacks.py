@@ -164,7 +164,7 @@ def narrow(site: Settings, rows: Rows) -> Settings:
 
 def test_too_many_callbacks_for_a_receiver_are_refused(narrow: Settings, rows: Rows) -> None:
     with Client(settings=narrow) as client:
-        with pytest.raises(ReceiverFull, match="hooks.example .* max_callbacks") as caught:
+        with pytest.raises(ReceiverFull, match=r"hooks\.example .* max_callbacks") as caught:
             client.submit_many("affine", rows(5), callback_url=URL)
         error = caught.value
         assert isinstance(error, LaneFull)

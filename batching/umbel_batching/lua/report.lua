@@ -19,7 +19,7 @@ local waits = redis.call('ZSCORE', outbox .. queue, name)
 if not waits or not holds and verdict ~= 'delivered' then return false end
 
 local LETTERS = {delivered = 'd', again = 'p', dead = 'x'}
-local jobs = 0
+local jobs, damaged = 0, false
 
 -- Seconds that the record of a delivered callback stays: as long as that of any job that ended.
 local function left(head, job_key)
@@ -51,11 +51,12 @@ end
 if verdict ~= 'gone' then
   for at = FIRST_ENTRY, #ARGV do
     local place = FIRST_JOB + 3 * (at - FIRST_ENTRY)
-    note(ARGV[at], KEYS[place], KEYS[place + 1], KEYS[place + 2])
+    -- One that cannot be read cannot be counted either, and must not come back for ever.
+    damaged = not pcall(note, ARGV[at], KEYS[place], KEYS[place + 1], KEYS[place + 2]) or damaged
   end
 end
 
-if verdict == 'again' then
+if verdict == 'again' and (jobs > 0 or not damaged) then
   redis.call('ZADD', outbox .. queue, now + pause, name)
 else
   redis.call('ZREM', outbox .. queue, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ from umbel_config.connect import connect
 from umbel_config.settings import Settings
 
 if TYPE_CHECKING:  # the fixtures of the tests' root
-    from tests.conftest import MakeSettings
+    from tests.conftest import MakeSettings, WaitUntilAsync
 
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -264,6 +264,76 @@ async def listen() -> AsyncIterator[StartListener]:
             return listener
 
         yield start
+
+
+class Hook(Listener):
+    """A receiver that answers as it is told, in turn, then with 204, once it is open.
+
+    Args:
+        answers: status and, behind bars, headers of the first answers.
+        tls: its side of TLS, if it speaks that.
+
+    Attributes:
+        requests: what it was sent.
+        now: requests that wait for their answer.
+        most: the most of them at the same time.
+        open: unset, it lets them wait.
+    """
+
+    def __init__(self, *answers: str, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(self.serve, tls)
+        self.requests: list[Request] = []
+        self.now = self.most = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self._answers = deque(answers)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the messages, in their order."""
+        return [request.headers["webhook-id"] for request in self.requests]
+
+    async def serve(self, connection: Connection) -> None:
+        while True:
+            self.requests.append(await connection.request())
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await self.open.wait()
+            self.now -= 1
+            connection.say(*(self._answers.popleft().split("|") if self._answers else ()))
+
+
+StartHook = Callable[..., Coroutine[None, None, Hook]]
+
+
+@pytest.fixture
+async def start_hook() -> AsyncIterator[StartHook]:
+    """Starts receivers that keep what they are sent; they end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*answers: str, tls: ssl.SSLContext | None = None) -> Hook:
+            hook = Hook(*answers, tls=tls)
+            await hook.start()
+            stack.push_async_callback(hook.close)
+            return hook
+
+        yield start
+
+
+Until = Callable[[Callable[[], object], str], Awaitable[None]]
+
+
+@pytest.fixture
+def until(wait_until_async: WaitUntilAsync) -> Until:
+    """``wait_until`` for ordinary functions, while the loop goes on."""
+
+    async def wait(predicate: Callable[[], object], description: str) -> None:
+        async def seen() -> object:
+            return predicate()
+
+        await wait_until_async(seen, description)
+
+    return wait
 
 
 class Desk:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from umbel_batching.outbox import Entry, Post
-from umbel_batching.record import Failure
+from umbel_batching.record import HEAD, Failure
 from umbel_callbacks.letters import Letter
 from umbel_callbacks.sender import Sender
 from umbel_registry import Catalog
@@ -17,7 +17,7 @@ from umbel_registry.manifest import ModelFile, build_manifest
 
 if TYPE_CHECKING:  # fixtures
     from tests.conftest import WaitUntil
-    from tests.integration.callbacks.conftest import OpenDesk, OpenSender
+    from tests.integration.callbacks.conftest import Desk, OpenDesk, OpenSender
 
 URL = "http://127.0.0.1:9/hook"
 
@@ -231,6 +231,44 @@ async def test_a_batch_that_the_store_has_lost_leaves_its_times_open(
 async def test_nothing_to_read(open_desk: OpenDesk, open_sender: OpenSender) -> None:
     sender = await open_sender(open_desk().settings)
     assert await sender.letters.read([]) == []
+
+
+def damage(desk: Desk, entry: Entry, how: str) -> None:
+    """Makes what is stored of a job unreadable."""
+    key = desk.keys.job + entry.uid
+    if how == "head":
+        desk.client.set(key, "nonsense")
+    elif how == "state":
+        desk.client.setrange(key, 0, "?")
+    elif how == "metadata":
+        desk.client.setrange(key, HEAD + len(URL) + 1, b"\xc1")
+    else:
+        desk.client.set(desk.keys.delivery + entry.uid, "nonsense")
+
+
+@pytest.mark.parametrize("how", ["head", "state", "metadata", "delivery"])
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_damaged_record_holds_up_no_other(
+    open_desk: OpenDesk, open_sender: OpenSender, how: str, *, shared: bool
+) -> None:
+    desk = open_desk()
+    bad, good = desk.submit(URL, URL, shared=shared, metadata={"user": 7})
+    desk.settle(1)
+    damage(desk, bad, how)
+    letters = await read(await open_sender(desk.settings))
+    told = [letter for letter in letters if not letter.damage]
+    assert len(told) == 1
+    ids = (
+        [each["data"]["id"] for each in said(told[0])["data"]]
+        if shared
+        else [said(told[0])["data"]["id"]]
+    )
+    assert good.job_id in ids
+    if not shared:
+        (damaged,) = [letter for letter in letters if letter.damage]
+        answer = damaged.unsent()
+        assert "not sent: its record cannot be read" in answer.note
+        assert answer.hopeless
 
 
 @pytest.mark.parametrize(

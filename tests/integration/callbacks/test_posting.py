@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
-import ssl
 import struct
-import subprocess
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -43,7 +41,7 @@ async def make_poster(name_server: NameServer) -> AsyncIterator[Callable[..., Po
     """Makes a poster with short limits, as a function that posts and looks at the note."""
     posters: list[Poster] = []
 
-    def make(*allow: str, tls: ssl.SSLContext | None = None) -> Post:
+    def make(*allow: str) -> Post:
         settings = load_settings(
             callback_timeout_s=TOTAL_S,
             callback_connect_timeout_s=READ_S,
@@ -51,7 +49,7 @@ async def make_poster(name_server: NameServer) -> AsyncIterator[Callable[..., Po
             callback_allow=allow or ("127.0.0.0/8", HOST),
         )
         names = NameServers([name_server.entry], READ_S)
-        poster = Poster(settings, Guard.of(settings), names, tls)
+        poster = Poster(settings, Guard.of(settings), names)
         posters.append(poster)
 
         async def post(url: str, body: bytes = b"{}", **headers: str) -> Answer:
@@ -459,75 +457,3 @@ async def test_proxies_of_the_environment_are_not_used(
     assert (await make_poster()(listener.url())).status == 204
     assert (proxy.connections, listener.connections) == (0, 1)
     assert "authorization" not in say.requests[0].headers
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for the receiver's name, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    config = folder / "config"
-    config.write_text(
-        f"[req]\ndistinguished_name=name\nprompt=no\nx509_extensions=more\n[name]\nCN={HOST}\n"
-        f"[more]\nsubjectAltName=DNS:{HOST}\nbasicConstraints=critical,CA:TRUE\n"
-    )
-    cert, key = folder / "cert", folder / "key"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        + ["-config", str(config), "-keyout", str(key), "-out", str(cert)],
-        capture_output=True,
-        check=True,
-    )
-    return cert, key
-
-
-class TlsSide:
-    """The receiver's side of TLS, which keeps the names that it was asked for."""
-
-    def __init__(self, cert: Path, key: Path) -> None:
-        self.asked: list[str | None] = []
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(cert, key)
-        self.context.sni_callback = self._ask
-
-    def _ask(self, _: Any, name: str | None, __: Any) -> None:
-        self.asked.append(name)
-
-
-async def test_a_certificate_that_nobody_vouches_for_is_refused(
-    name_server: NameServer, listen: StartListener, post: Post, certificate: tuple[Path, Path]
-) -> None:
-    side, say = TlsSide(*certificate), Say()
-    name_server.records[HOST] = [["127.0.0.1"]]
-    listener = await listen(say, side.context)
-    answer = await post(listener.url(host=HOST))
-    assert (answer.status, answer.note) == (0, "no trusted TLS connection")
-    assert (answer.at_fault, say.requests) == (True, [])
-
-
-async def test_a_trusted_certificate_is_asked_for_by_the_receivers_name(
-    name_server: NameServer,
-    listen: StartListener,
-    make_poster: Callable[..., Post],
-    certificate: tuple[Path, Path],
-) -> None:
-    side, say = TlsSide(*certificate), Say()
-    name_server.records[HOST] = [["127.0.0.1"]]
-    listener = await listen(say, side.context)
-    post = make_poster(tls=ssl.create_default_context(cafile=certificate[0]))
-    assert (await post(listener.url(host=HOST))).status == 204
-    assert side.asked == [HOST]
-    assert say.requests[0].headers["host"] == f"{HOST}:{listener.port}"
-
-
-async def test_a_certificate_for_another_name_is_refused(
-    listen: StartListener, make_poster: Callable[..., Post], certificate: tuple[Path, Path]
-) -> None:
-    listener = await listen(Say(), TlsSide(*certificate).context)
-    post = make_poster(tls=ssl.create_default_context(cafile=certificate[0]))
-    assert (await post(listener.url())).note == "no trusted TLS connection"
-
-
-async def test_plain_http_where_tls_is_expected(listen: StartListener, post: Post) -> None:
-    listener = await listen(Say())
-    answer = await post(listener.url().replace("http:", "https:"))
-    assert (answer.status, answer.at_fault) == (0, True)

@@ -6,8 +6,6 @@ import asyncio
 import json
 import threading
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,66 +21,24 @@ from umbel_callbacks.sender import Sender, Tally
 from umbel_callbacks.signing import new_secret
 
 if TYPE_CHECKING:  # fixtures
-    from tests.conftest import WaitUntilAsync
     from tests.integration.callbacks.conftest import (
         Connection,
         Desk,
         OpenDesk,
         OpenSender,
         Request,
+        StartHook,
         StartListener,
+        Until,
     )
 
 QUICK = (0.05, 0.05)
 BUDGET_S = 5.0
-Until = Callable[[Callable[[], object], str], Awaitable[None]]
-
-
-class Hook:
-    """A receiver: answers as it is told, in turn, then with 204; holds answers until it is open.
-
-    Attributes:
-        requests: what it was sent.
-        most: requests that it had at the same time.
-    """
-
-    def __init__(self, *answers: str) -> None:
-        self.requests: list[Request] = []
-        self.now = self.most = 0
-        self.open = asyncio.Event()
-        self.open.set()
-        self._answers = deque(answers)
-
-    async def __call__(self, connection: Connection) -> None:
-        while True:
-            self.requests.append(await connection.request())
-            self.now += 1
-            self.most = max(self.most, self.now)
-            await self.open.wait()
-            self.now -= 1
-            connection.say(*(self._answers.popleft().split("|") if self._answers else ()))
-
-    @property
-    def ids(self) -> list[str]:
-        return [request.headers["webhook-id"] for request in self.requests]
 
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LINGER_S", 0.15)
-
-
-@pytest.fixture
-def until(wait_until_async: WaitUntilAsync) -> Until:
-    """``wait_until`` for ordinary functions, while the loop goes on."""
-
-    async def wait(predicate: Callable[[], object], description: str) -> None:
-        async def seen() -> object:
-            return predicate()
-
-        await wait_until_async(seen, description)
-
-    return wait
 
 
 async def turn(sender: Sender, budget_s: float = BUDGET_S, flag: Any = None) -> Tally:
@@ -118,11 +74,10 @@ def waiting(desk: Desk) -> set[str]:
 
 
 async def test_a_callback_is_delivered_with_a_valid_signature(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook, desk = Hook(), open_desk()
-    listener = await listen(hook)
-    (entry,) = desk.ended(listener.url(), output=[1, 2])
+    hook, desk = await start_hook(), open_desk()
+    (entry,) = desk.ended(hook.url(), output=[1, 2])
     tally = await finish(await open_sender(desk.settings), desk, entry)
     assert tally == Tally(posts=1, delivered=1)
     (request,) = hook.requests
@@ -136,7 +91,7 @@ async def test_a_callback_is_delivered_with_a_valid_signature(
 
 
 async def test_failures_are_tried_again_with_the_same_id_and_a_newer_timestamp(
-    listen: StartListener,
+    start_hook: StartHook,
     open_desk: OpenDesk,
     open_sender: OpenSender,
     monkeypatch: pytest.MonkeyPatch,
@@ -145,8 +100,8 @@ async def test_failures_are_tried_again_with_the_same_id_and_a_newer_timestamp(
     ticks = iter(range(100))
     clock = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + next(ticks))
     monkeypatch.setattr(module, "time", clock)
-    hook, desk = Hook("500 Oh", "502 No"), open_desk(callback_schedule_s=QUICK)
-    (entry,) = desk.ended((await listen(hook)).url())
+    hook, desk = await start_hook("500 Oh", "502 No"), open_desk(callback_schedule_s=QUICK)
+    (entry,) = desk.ended(hook.url())
     tally = await finish(await open_sender(desk.settings), desk, entry)
     assert tally == Tally(posts=3, delivered=1, again=2)
     assert hook.ids == [entry.job_id] * 3
@@ -167,14 +122,14 @@ async def test_failures_are_tried_again_with_the_same_id_and_a_newer_timestamp(
 
 
 async def test_the_schedule_has_an_end(
-    listen: StartListener,
+    start_hook: StartHook,
     open_desk: OpenDesk,
     open_sender: OpenSender,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    hook = Hook(*["500 Oh"] * 9)
+    hook = await start_hook(*["500 Oh"] * 9)
     desk = open_desk(callback_schedule_s=QUICK)
-    (entry,) = desk.ended((await listen(hook)).url())
+    (entry,) = desk.ended(hook.url())
     tally = await finish(await open_sender(desk.settings), desk, entry)
     assert tally == Tally(posts=3, again=2, dead=1)
     callback = desk.callback(entry)
@@ -186,22 +141,21 @@ async def test_the_schedule_has_an_end(
 
 
 async def test_gone_is_the_end_at_once(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook, desk = Hook("410 Gone"), open_desk(callback_schedule_s=QUICK)
-    (entry,) = desk.ended((await listen(hook)).url())
+    hook, desk = await start_hook("410 Gone"), open_desk(callback_schedule_s=QUICK)
+    (entry,) = desk.ended(hook.url())
     tally = await finish(await open_sender(desk.settings), desk, entry)
     assert tally == Tally(posts=1, dead=1)
     assert (desk.callback(entry).state, len(hook.requests)) == ("dead", 1)
 
 
 async def test_a_receiver_that_asks_for_time_gets_it(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender, until: Until
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
 ) -> None:
-    hook = Hook("429 Slow down|Retry-After: 1")
+    hook = await start_hook("429 Slow down|Retry-After: 1")
     desk = open_desk(callback_schedule_s=QUICK, callback_host_concurrency=1)
-    listener = await listen(hook)
-    entries = desk.ended(*[listener.url()] * 3)
+    entries = desk.ended(*[hook.url()] * 3)
     sender = await open_sender(desk.settings)
     began = time.monotonic()
     assert await turn(sender) == Tally(posts=1, again=1)
@@ -212,13 +166,12 @@ async def test_a_receiver_that_asks_for_time_gets_it(
 
 
 async def test_a_receiver_that_hangs_delays_no_other(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender, until: Until
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
 ) -> None:
-    slow, quick, desk = Hook(), Hook(), open_desk(callback_concurrency=12)
+    slow, quick, desk = await start_hook(), await start_hook(), open_desk(callback_concurrency=12)
     slow.open.clear()
-    hangs, answers = await listen(slow), await listen(quick)
-    late = desk.ended(*[hangs.url()] * 20)
-    soon = desk.ended(*[answers.url()] * 20)
+    late = desk.ended(*[slow.url()] * 20)
+    soon = desk.ended(*[quick.url()] * 20)
     sender = await open_sender(desk.settings)
     turning = asyncio.create_task(turn(sender))
     await until(lambda: desk.states(*soon) == {"delivered"}, "the quick receiver has all")
@@ -230,12 +183,11 @@ async def test_a_receiver_that_hangs_delays_no_other(
 
 @pytest.mark.parametrize("most", [1, 3])
 async def test_a_receiver_has_no_more_at_once_than_is_set(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender, until: Until, most: int
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until, most: int
 ) -> None:
-    hook, desk = Hook(), open_desk(callback_host_concurrency=most)
+    hook, desk = await start_hook(), open_desk(callback_host_concurrency=most)
     hook.open.clear()
-    listener = await listen(hook)
-    entries = desk.ended(*[listener.url()] * 12)
+    entries = desk.ended(*[hook.url()] * 12)
     senders = [await open_sender(desk.settings) for _ in range(2)]
     turning = [asyncio.create_task(turn(sender)) for sender in senders]
     await until(lambda: hook.now == most, "as many as are allowed are under way")
@@ -248,11 +200,15 @@ async def test_a_receiver_has_no_more_at_once_than_is_set(
 
 
 async def test_a_sender_has_no_more_under_way_than_is_set(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender, until: Until
+    start_hook: StartHook,
+    listen: StartListener,
+    open_desk: OpenDesk,
+    open_sender: OpenSender,
+    until: Until,
 ) -> None:
-    hook, desk = Hook(), open_desk(callback_concurrency=3)
+    hook, desk = await start_hook(), open_desk(callback_concurrency=3)
     hook.open.clear()
-    places = [await listen(hook) for _ in range(4)]
+    places = [await listen(hook.serve) for _ in range(4)]
     entries = desk.ended(*[place.url() for place in places] * 3)
     sender = await open_sender(desk.settings)
     turning = asyncio.create_task(turn(sender))
@@ -264,26 +220,26 @@ async def test_a_sender_has_no_more_under_way_than_is_set(
 
 
 async def test_nothing_is_sent_without_a_secret_for_its_host(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
     desk = open_desk(
         callback_secrets=(f"other.example={new_secret()}",), callback_schedule_s=(0.05,)
     )
-    listener = await listen(Hook())
-    (entry,) = desk.ended(listener.url())
+    hook = await start_hook()
+    (entry,) = desk.ended(hook.url())
     tally = await finish(await open_sender(desk.settings), desk, entry)
     assert tally == Tally(posts=2, again=1, dead=1)
     callback = desk.callback(entry)
-    assert (callback.state, callback.last_status, listener.connections) == ("dead", None, 0)
+    assert (callback.state, callback.last_status, hook.connections) == ("dead", None, 0)
     assert "there is no secret to sign what goes to 127.0.0.1" in callback.log[0].note
 
 
 async def test_a_host_with_a_secret_of_its_own_gets_no_other(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    own, common, hook = new_secret(), new_secret(), Hook()
+    own, common, hook = new_secret(), new_secret(), await start_hook()
     desk = open_desk(callback_secrets=(common, f"127.0.0.1={own}"))
-    (entry,) = desk.ended((await listen(hook)).url())
+    (entry,) = desk.ended(hook.url())
     await finish(await open_sender(desk.settings), desk, entry)
     (request,) = hook.requests
     assert Webhook(own).verify(request.body, request.headers)
@@ -291,22 +247,21 @@ async def test_a_host_with_a_secret_of_its_own_gets_no_other(
 
 
 async def test_secrets_that_rotate_sign_side_by_side(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    secrets, hook = (new_secret(), new_secret()), Hook()
+    secrets, hook = (new_secret(), new_secret()), await start_hook()
     desk = open_desk(callback_secrets=secrets)
-    (entry,) = desk.ended((await listen(hook)).url())
+    (entry,) = desk.ended(hook.url())
     await finish(await open_sender(desk.settings), desk, entry)
     (request,) = hook.requests
     assert all(Webhook(each).verify(request.body, request.headers) for each in secrets)
 
 
 async def test_many_results_in_one_post_keep_its_id_over_retries(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook, desk = Hook("500 Oh", "503 No"), open_desk(callback_schedule_s=QUICK)
-    listener = await listen(hook)
-    entries = desk.ended(*[listener.url()] * 30, shared=True)
+    hook, desk = await start_hook("500 Oh", "503 No"), open_desk(callback_schedule_s=QUICK)
+    entries = desk.ended(*[hook.url()] * 30, shared=True)
     tally = await finish(await open_sender(desk.settings), desk, *entries)
     assert tally == Tally(posts=3, delivered=30, again=60)
     assert len(set(hook.ids)) == 1
@@ -319,12 +274,11 @@ async def test_many_results_in_one_post_keep_its_id_over_retries(
 
 
 async def test_parcels_are_no_larger_than_is_set(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook, desk = Hook(), open_desk(callback_batch_size=10)
-    listener = await listen(hook)
-    entries = desk.ended(*[listener.url()] * 25, shared=True)
-    alone = desk.ended(*[listener.url()] * 2)
+    hook, desk = await start_hook(), open_desk(callback_batch_size=10)
+    entries = desk.ended(*[hook.url()] * 25, shared=True)
+    alone = desk.ended(*[hook.url()] * 2)
     await finish(await open_sender(desk.settings), desk, *entries, *alone)
     told = [verified(desk, request) for request in hook.requests]
     sizes = [len(each["data"]) for each in told if each["type"] == "job.batch"]
@@ -335,11 +289,11 @@ async def test_parcels_are_no_larger_than_is_set(
 
 
 async def test_thin_by_setting(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook = Hook()
+    hook = await start_hook()
     desk = open_desk(callback_payload="thin", callback_link="https://app.example.com/{id}")
-    (entry,) = desk.ended((await listen(hook)).url(), output="secret")
+    (entry,) = desk.ended(hook.url(), output="secret")
     await finish(await open_sender(desk.settings), desk, entry)
     data = verified(desk, hook.requests[0])["data"]
     assert data["link"] == f"https://app.example.com/{entry.job_id}"
@@ -347,12 +301,11 @@ async def test_thin_by_setting(
 
 
 async def test_the_stop_flag_ends_a_turn_after_what_is_under_way(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender, until: Until
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
 ) -> None:
-    hook, desk, flag = Hook(), open_desk(callback_host_concurrency=1), threading.Event()
+    hook, desk, flag = await start_hook(), open_desk(callback_host_concurrency=1), threading.Event()
     hook.open.clear()
-    listener = await listen(hook)
-    entries = desk.ended(*[listener.url()] * 2)
+    entries = desk.ended(*[hook.url()] * 2)
     sender = await open_sender(desk.settings)
     turning = asyncio.create_task(turn(sender, flag=flag))
     await until(lambda: hook.now == 1, "the first is under way")
@@ -376,30 +329,29 @@ async def test_a_turn_without_work_ends_by_itself(
 
 
 async def test_a_turn_hears_of_what_comes_while_it_lingers(
-    listen: StartListener,
+    start_hook: StartHook,
     open_desk: OpenDesk,
     open_sender: OpenSender,
     until: Until,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_LINGER_S", 60)
-    hook, desk, flag = Hook(), open_desk(), threading.Event()
-    listener = await listen(hook)
+    hook, desk, flag = await start_hook(), open_desk(), threading.Event()
     turning = asyncio.create_task(turn(await open_sender(desk.settings), 60, flag))
     senders = shared_keys(desk.settings.namespace).senders
     await until(lambda: desk.client.zcard(senders), "the sender is there")
-    (entry,) = desk.ended(listener.url())
+    (entry,) = desk.ended(hook.url())
     await until(lambda: desk.states(entry) == {"delivered"}, "it is delivered by the same turn")
     flag.set()
     assert await turning == Tally(posts=1, delivered=1)
 
 
 async def test_a_spent_budget_ends_a_turn_and_what_is_under_way_goes_on(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender, until: Until
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
 ) -> None:
-    hook, desk = Hook(), open_desk()
+    hook, desk = await start_hook(), open_desk()
     hook.open.clear()
-    (entry,) = desk.ended((await listen(hook)).url())
+    (entry,) = desk.ended(hook.url())
     sender = await open_sender(desk.settings)
     assert await turn(sender, 0.0) == Tally()
     assert hook.requests == []
@@ -411,11 +363,15 @@ async def test_a_spent_budget_ends_a_turn_and_what_is_under_way_goes_on(
 
 
 async def test_a_hundred_receivers_are_served_at_once(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender, until: Until
+    start_hook: StartHook,
+    listen: StartListener,
+    open_desk: OpenDesk,
+    open_sender: OpenSender,
+    until: Until,
 ) -> None:
-    hook, desk = Hook(), open_desk()
+    hook, desk = await start_hook(), open_desk()
     hook.open.clear()
-    places = [await listen(hook) for _ in range(100)]
+    places = [await listen(hook.serve) for _ in range(100)]
     entries = desk.ended(*[place.url() for place in places])
     sender = await open_sender(desk.settings)
     turning = asyncio.create_task(turn(sender))
@@ -428,13 +384,13 @@ async def test_a_hundred_receivers_are_served_at_once(
 
 
 async def test_a_receiver_that_dies_in_the_middle_is_tried_again(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook, lives = Hook(), iter([False, True])
+    hook, lives = await start_hook(), iter([False, True])
 
     async def serve(connection: Connection) -> None:
         if next(lives, True):
-            await hook(connection)
+            await hook.serve(connection)
         await connection.head()
         await connection.reader.readexactly(2)
 
@@ -448,11 +404,10 @@ async def test_a_receiver_that_dies_in_the_middle_is_tried_again(
 
 
 async def test_a_receiver_that_is_down_is_left_alone_after_some_attempts(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook, desk = Hook(*["503 No"] * 50), open_desk(callback_schedule_s=(0.05,) * 50)
-    listener = await listen(hook)
-    desk.ended(*[listener.url()] * 4)
+    hook, desk = await start_hook(*["503 No"] * 50), open_desk(callback_schedule_s=(0.05,) * 50)
+    desk.ended(*[hook.url()] * 4)
     sender = await open_sender(desk.settings)
     while len(hook.requests) < 5:
         await turn(sender)
@@ -461,24 +416,23 @@ async def test_a_receiver_that_is_down_is_left_alone_after_some_attempts(
 
 
 async def test_a_record_that_is_gone_leaves_the_outbox(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    desk, listener = open_desk(), await listen(Hook())
-    (entry,) = desk.ended(listener.url())
+    desk, hook = open_desk(), await start_hook()
+    (entry,) = desk.ended(hook.url())
     desk.client.delete(desk.keys.job + entry.uid)
     assert await turn(await open_sender(desk.settings)) == Tally(posts=1)
-    assert (listener.connections, waiting(desk)) == (0, set())
+    assert (hook.connections, waiting(desk)) == (0, set())
 
 
 async def test_what_goes_wrong_in_the_sender_is_told_and_harms_no_other(
-    listen: StartListener,
+    start_hook: StartHook,
     open_desk: OpenDesk,
     open_sender: OpenSender,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    desk, hook = open_desk(), Hook()
-    listener = await listen(hook)
+    desk, hook = open_desk(), await start_hook()
     sender = await open_sender(desk.settings)
     right = sender.poster.post
 
@@ -488,18 +442,18 @@ async def test_what_goes_wrong_in_the_sender_is_told_and_harms_no_other(
         return await right(url, *more)
 
     monkeypatch.setattr(sender.poster, "post", post)
-    bad, good = desk.ended(listener.url("/bad"), listener.url("/good"))
+    bad, good = desk.ended(hook.url("/bad"), hook.url("/good"))
     await finish(sender, desk, good)
     assert (desk.callback(bad).state, desk.callback(good).state) == ("pending", "delivered")
     assert "callback not sent: RuntimeError" in caplog.text
 
 
 async def test_a_sender_that_closes_leaves_what_is_under_way_to_others(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender, until: Until
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
 ) -> None:
-    hook, desk = Hook(), open_desk()
+    hook, desk = await start_hook(), open_desk()
     hook.open.clear()
-    (entry,) = desk.ended((await listen(hook)).url())
+    (entry,) = desk.ended(hook.url())
     sender = await open_sender(desk.settings)
     await turn(sender, 0.2)
     await until(lambda: hook.now, "it is under way")
@@ -510,10 +464,10 @@ async def test_a_sender_that_closes_leaves_what_is_under_way_to_others(
 
 
 async def test_a_job_that_is_replayed_has_a_callback_with_an_id_of_its_own(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook, desk = Hook(), open_desk()
-    (entry,) = desk.submit((await listen(hook)).url())
+    hook, desk = await start_hook(), open_desk()
+    (entry,) = desk.submit(hook.url())
     sender = await open_sender(desk.settings)
     desk.settle(error=Failure("ValueError", "unlucky"))
     await finish(sender, desk, entry)
@@ -526,10 +480,10 @@ async def test_a_job_that_is_replayed_has_a_callback_with_an_id_of_its_own(
 
 
 async def test_a_callback_that_is_redelivered_keeps_its_id(
-    listen: StartListener, open_desk: OpenDesk, open_sender: OpenSender
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
-    hook, desk = Hook("410 Gone"), open_desk()
-    (entry,) = desk.ended((await listen(hook)).url())
+    hook, desk = await start_hook("410 Gone"), open_desk()
+    (entry,) = desk.ended(hook.url())
     sender = await open_sender(desk.settings)
     await finish(sender, desk, entry)
     assert desk.states(entry) == {"dead"}

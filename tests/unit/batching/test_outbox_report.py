@@ -296,6 +296,28 @@ def test_it_is_not_asked_sooner_by_a_later_answer(desk: Desk) -> None:
     assert near(pause_of(desk), 70_000)
 
 
+def test_one_that_fails_at_a_message_is_there(desk: Desk) -> None:
+    desk.end()
+    for expected in (4, 4):
+        fail(desk, 1, "failing")
+        assert desk.about()["limit"] == expected
+    fail(desk, BREAKS - 1)
+    assert desk.about()["limit"] == 1
+    fail(desk, 1, "failing")
+    assert (desk.about()["failures"], desk.about()["limit"]) == (0, 4)
+    fail(desk, BREAKS - 1)
+    assert pause_of(desk) <= 0
+
+
+def test_a_receiver_that_asks_for_time_is_there(desk: Desk) -> None:
+    desk.end()
+    fail(desk, BREAKS)
+    fail(desk, 1, "busy")
+    assert desk.about()["failures"] == 0
+    fail(desk, BREAKS - 1)
+    assert pause_of(desk) <= 0
+
+
 def test_an_unknown_health_says_nothing_of_it(desk: Desk) -> None:
     desk.end()
     fail(desk, BREAKS + 1, "unknown")

@@ -82,3 +82,19 @@ def test_members_have_longer_to_stop_than_their_batches(settings: Any) -> None:
     for grace_s in (0, 20, 300):
         stack = Stack(settings(grace_s=grace_s), workers=0, say=silent)
         assert stack.patience_s >= grace_s + 5
+
+
+def test_a_stack_that_sends_has_a_secret(settings: Any) -> None:
+    given = settings()
+    stack = Stack(given, workers=0, say=silent, sender=True)
+    assert stack.secret_file == given.state_dir / "callback-secret"
+    assert len(stack.settings.callback_secrets) == 1
+    again = Stack(stack.settings, workers=0, say=silent, sender=True)
+    assert (again.secret_file, again.settings) == (None, stack.settings)
+
+
+def test_a_stack_that_sends_nothing_makes_no_secret(settings: Any) -> None:
+    given = settings()
+    stack = Stack(given, workers=0, say=silent)
+    assert (stack.secret_file, stack.settings) == (None, given)
+    assert not (given.state_dir / "callback-secret").exists()
