@@ -52,8 +52,9 @@ def _full(lane: Lane, depth: int, rate: float) -> LaneFull:
 
 def _receiver_full(waiting: int, receiver: str, closed_s: float) -> ReceiverFull:
     return ReceiverFull(
-        f"{waiting} callbacks wait for {receiver} already, and max_callbacks allows no more. Try "
-        "again later, submit without a callback_url, or see `umbel callbacks receivers`.",
+        f"{waiting} callbacks wait for {receiver} already, and max_callbacks or "
+        "max_callback_bytes allows no more. Try again later, submit without a callback_url, or see "
+        "`umbel callbacks receivers`.",
         retry_after=min(max(closed_s, _FIRST_RETRY_S), _LONGEST_RETRY_S),
     )
 

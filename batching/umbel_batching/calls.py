@@ -41,21 +41,31 @@ class Calls:
         namespace: prefix of every key.
         keep: how long what is kept of ended jobs stays.
         max_callbacks: callbacks that may wait for one receiver before it gets no new jobs.
+        max_callback_bytes: bytes of their records that may.
     """
 
     def __init__(
-        self, namespace: str, keep: Retention | None = None, max_callbacks: int = 100_000
+        self,
+        namespace: str,
+        keep: Retention | None = None,
+        max_callbacks: int = 100_000,
+        max_callback_bytes: int = 2**30,
     ) -> None:
         self.namespace = namespace
         self.keep = keep or Retention()
-        self._max_callbacks = max_callbacks
+        self._max_callbacks, self._max_callback_bytes = max_callbacks, max_callback_bytes
         self._kept = self.keep.text
         self._channels = reply_channel(namespace, "")
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The calls for the namespace and retention of ``settings``."""
-        return cls(settings.namespace, Retention.of(settings), settings.max_callbacks)
+        return cls(
+            settings.namespace,
+            Retention.of(settings),
+            settings.max_callbacks,
+            settings.max_callback_bytes,
+        )
 
     def submit(self, lane: Lane, jobs: Sequence[NewJob]) -> Call[Accepted]:
         """Puts ``jobs`` into ``lane``, all or none.
@@ -66,7 +76,8 @@ class Calls:
         """
         args: list[Any] = [lane.slot, lane.name, lane.queue, lane.policy.text]
         called = any(has_callback(job.tail) for job in jobs)
-        args += (self._kept, self._channels, self._max_callbacks if called else 0)
+        args += (self._kept, self._channels)
+        args += (self._max_callbacks if called else 0, self._max_callback_bytes)
         for job in jobs:
             tail = job.fingerprint.encode() + job.tail if job.fingerprint else job.tail
             args += (job.uid, job.timeout_ms, tail)

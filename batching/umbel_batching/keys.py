@@ -35,14 +35,16 @@ key                           type     members                                  
 ``N:parcel:<id>``             string   entries that go out in one POST             until it ended
 ``N:receiver:<receiver>``     hash     breaker, limit and counters of a receiver   TTL
 ``N:undelivered``             zset     ``entry queue`` of callbacks given up -> ms TTL
+``N:owing``                   hash     receiver -> callbacks that wait, and their  while any wait
+                                       bytes under ``receiver bytes``
 ``N:callbacks``               hash     counters of attempts and what came of them  permanent
 ``N:reply:<client>``          channel  outcomes pushed to one client               (pub/sub)
 ============================  =======  ==========================================  ===============
 
-A *receiver* is the authority of a callback's URL, ``host`` or ``host:port``. A queue of the outbox
-is named by its receiver; callbacks that may share a POST have one for each URL, named
-``<receiver>#<hash of the URL>``. An entry is slot, uid and, in two digits, how often the job was
-replayed: each run of a job has a callback of its own.
+A *receiver* is the authority of a callback's URL, ``host`` or ``host:port``. It has two queues of
+the outbox: one named as itself, and ``<receiver>#`` for callbacks that may share a POST. An entry
+is slot, uid and, in two digits, how often the job was replayed: each run of a job has a callback of
+its own. Behind that stands a hash of the URL, where POSTs are shared.
 
 The permanent keys are bounded by the number of lanes. An empty sorted set does not exist in
 Redis, so nothing else is left once a lane is drained, its callbacks are delivered or given up, and
@@ -96,6 +98,7 @@ class SharedKeys:
     parcel: str
     receiver: str
     undelivered: str
+    owing: str
     callbacks: str
 
 
@@ -115,6 +118,7 @@ def shared_keys(namespace: str) -> SharedKeys:
         parcel=f"{namespace}:parcel:",
         receiver=f"{namespace}:receiver:",
         undelivered=f"{namespace}:undelivered",
+        owing=f"{namespace}:owing",
         callbacks=f"{namespace}:callbacks",
     )
 

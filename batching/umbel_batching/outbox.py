@@ -17,8 +17,9 @@ T = TypeVar("T")
 
 #: What stands on the flushers' list in place of a slot.
 OUTBOX = "outbox"
+_REPLAYS_WIDTH = 2
 Verdict = Literal["delivered", "again", "dead", "gone"]
-Health = Literal["well", "failing", "sick", "busy", "unknown"]
+Health = Literal["well", "there", "failing", "sick", "busy", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +30,25 @@ class Entry:
         slot: lane of the job.
         uid: the job.
         replays: how often it had been replayed.
+        url: a hash of the URL, where callbacks may share POSTs.
     """
 
     slot: str
     uid: str
     replays: int
+    url: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads an entry as it stands in the outbox."""
         end = SLOT_LENGTH + UID_LENGTH
-        return cls(text[:SLOT_LENGTH], text[SLOT_LENGTH:end], int(text[end:]))
+        url = end + _REPLAYS_WIDTH
+        return cls(text[:SLOT_LENGTH], text[SLOT_LENGTH:end], int(text[end:url]), text[url:])
 
     @property
     def text(self) -> str:
         """The entry as it stands in the outbox."""
-        return f"{self.slot}{self.uid}{self.replays:02d}"
+        return f"{self.slot}{self.uid}{self.replays:0{_REPLAYS_WIDTH}d}{self.url}"
 
     @property
     def job_id(self) -> str:
@@ -109,8 +113,9 @@ class Report:
     Attributes:
         post: as it was leased.
         verdict: ``delivered``; ``again`` later; ``dead``: given up; ``gone``: nothing to deliver.
-        health: what it says about the receiver: ``well``; ``failing``: it refuses this message;
-            ``sick``: it was not reached, or is down; ``busy``: it asks for time; or ``unknown``.
+        health: what it says about the receiver: ``well``; ``there``, but refusing this message;
+            ``failing`` at it; ``sick``: not reached, or down; ``busy``: it asks for time; or
+            ``unknown``.
         status: HTTP status; 0 for none.
         took_ms: milliseconds that the attempt took.
         note: what happened, in words.
@@ -157,6 +162,7 @@ class OutboxCalls:
         parcel: str,
         batch_size: int = 100,
         there_ms: int = 5000,
+        to_one: int | None = None,
     ) -> Call[Leased]:
         """Takes up to ``posts`` POSTs that are due, from as many receivers as wait.
 
@@ -167,8 +173,11 @@ class OutboxCalls:
             parcel: a new name for parcels that are made.
             batch_size: most callbacks in one parcel.
             there_ms: milliseconds for which no other sender is called.
+            to_one: POSTs under way to one receiver at most; default: ``host_concurrency``.
         """
-        args = (token, lease_ms, posts, self.host_concurrency, batch_size, there_ms, parcel)
+        most = self.host_concurrency if to_one is None else to_one
+        args: list[Any] = [token, lease_ms, posts, most, batch_size, there_ms, parcel]
+        args += [self.keep.callback_ttl_s * 1000]
         return self._call("lease", args, _leased)
 
     def report(self, report: Report) -> Call[list[Entry] | None]:
@@ -188,7 +197,7 @@ class OutboxCalls:
 
     def loosen(self, entries: Sequence[Entry]) -> Call[int]:
         """Has the records of undelivered callbacks that gave way go when other results go."""
-        keys = [key for entry in entries for key in self._job(entry.slot, entry.uid)[:2]]
+        keys = [key for entry in entries for key in self._job(entry.slot, entry.uid)]
         return Call("loosen", keys, (self.keep.text,), int)
 
     def redeliver(self, slot: str, uid: str) -> Call[str]:
@@ -197,8 +206,7 @@ class OutboxCalls:
         Returns (when run):
             Empty if it waits now, else why not: ``unknown``, ``not ended`` or ``none``.
         """
-        args = (slot, uid, self.keep.text)
-        return self._call("redeliver", args, bytes.decode, self._job(slot, uid))
+        return self._call("redeliver", (slot, uid), bytes.decode, self._job(slot, uid))
 
     def summon(self, *, there: int, patience_ms: int, tokens: Sequence[str]) -> Call[int]:
         """Decides how many senders are called now, and notes them as called.

@@ -24,7 +24,8 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         receiver: ``host`` or ``host:port``.
-        pending: callbacks, and parcels of them, that wait or are under way.
+        pending: callbacks that wait or are under way.
+        pending_bytes: bytes of records that are kept for them.
         under_way: POSTs that are being made.
         next_at: when the next one is due; ``None`` where none waits.
         closed_until: its breaker is open, or it asked for time, until then; ``None``: it is not.
@@ -37,6 +38,7 @@ class ReceiverStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     receiver: str
     pending: int
+    pending_bytes: int
     under_way: int
     next_at: int | None
     closed_until: int | None
@@ -100,14 +102,14 @@ def _status(
     pipe = client.pipeline(transaction=False)
     pipe.hgetall(keys.receiver + name)
     pipe.zcount(keys.underway + name, now_ms, "+inf")
-    for queue in queues:
-        pipe.zcard(keys.outbox + queue)
-    about, under_way, *pending = pipe.execute()
+    pipe.hmget(keys.owing, name, f"{name} bytes")
+    about, under_way, owing = pipe.execute()
     values = {field.decode(): int(float(value)) for field, value in about.items()}
     closed = values.get("open_until", 0)
     return ReceiverStatus(
         receiver=name,
-        pending=sum(pending),
+        pending=int(owing[0] or 0),
+        pending_bytes=int(owing[1] or 0),
         under_way=under_way,
         next_at=min(queues.values(), default=None),
         closed_until=closed if closed > now_ms else None,

@@ -48,7 +48,7 @@ class Retention:
 
     @property
     def pending_ttl_s(self) -> int:
-        """Seconds that a record is kept for a callback that is not delivered yet."""
+        """Seconds that the story of a batch is kept for callbacks that tell of it."""
         return self.callback_ttl_s + _MARGIN_S
 
     @property

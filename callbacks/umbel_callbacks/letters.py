@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from umbel_callbacks.retries import Answer
 #: more is read, as it is sent thin anyway.
 _SHRINKS = 4
 _ANNEX = MAX_META + 32_768
+#: POSTs of many that are read and written at the same time: each may hold megabytes.
+_PARCELS = 2
 #: Bytes of each output that are read for a POST of many, at least.
 _LEAST = 65_536
 #: The name of a lane that the store has lost.
@@ -62,8 +65,21 @@ class Letter:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A POST on its way to a letter.
+
+    Attributes:
+        post: as it was leased.
+        pieces: what was read of its jobs; ``None`` where that is still to do.
+    """
+
+    post: Post
+    pieces: Sequence[_Piece | str | None] | None = None
+
+
 class Letters:
-    """Reads what POSTs hold.
+    """Reads what POSTs hold, and writes their bodies.
 
     Args:
         runner: whose connection is used.
@@ -85,17 +101,23 @@ class Letters:
         self._namespace, self._composer, self._encodings = namespace, composer, encodings
         self._most = max_bytes * _SHRINKS
         self._lanes: dict[str, str] = {}
+        self._large = asyncio.Semaphore(_PARCELS)
 
-    async def read(self, posts: Sequence[Post]) -> list[Letter]:
-        """The letters for ``posts``: records of single ones are read together."""
+    async def read(self, posts: Sequence[Post]) -> list[Draft]:
+        """Drafts for ``posts``, in their order; the records of single ones are read together."""
         single = [post for post in posts if not post.is_parcel]
         found = await self._pieces([post.entries[0] for post in single], self._most)
-        pairs = list(zip(single, [[piece] for piece in found], strict=True))
-        for post in posts:
-            if post.is_parcel:
-                most = max(_LEAST, self._most // len(post.entries))
-                pairs.append((post, await self._pieces(post.entries, most)))
-        return [self._letter(post, pieces) for post, pieces in pairs]
+        pieces = dict(zip((post.name for post in single), found, strict=True))
+        return [Draft(post, None if post.is_parcel else [pieces[post.name]]) for post in posts]
+
+    async def write(self, draft: Draft) -> Letter:
+        """The letter for a draft; what it does not hold yet is read."""
+        if draft.pieces is not None:
+            return self._letter(draft.post, draft.pieces)
+        async with self._large:
+            post = draft.post
+            most = max(_LEAST, self._most // max(1, len(post.entries)))
+            return self._letter(post, await self._pieces(post.entries, most))
 
     def _letter(self, post: Post, found: Sequence[_Piece | str | None]) -> Letter:
         """The letter; one that is damaged must not hold up the others."""

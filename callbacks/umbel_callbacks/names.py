@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,6 +45,10 @@ class NameService(Protocol):
         """Gives back what it holds."""
 
 
+class LookupsBusy(OSError):
+    """A name was not looked up, as others took all threads: the receiver is not to blame."""
+
+
 class SystemNames:
     """The lookups of the operating system, in threads of their own, one per name at a time.
 
@@ -57,7 +63,7 @@ class SystemNames:
     def __init__(self, timeout_s: float, threads: int = LOOKUP_THREADS) -> None:
         self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="umbel-names")
-        self._flights: dict[tuple[str, int], asyncio.Future[list[Address]]] = {}
+        self._flights: dict[tuple[str, int], _Flight] = {}
 
     async def addresses(self, host: str, port: int) -> list[Address]:
         """All addresses of ``host``.
@@ -66,31 +72,42 @@ class SystemNames:
             OSError: the name has none, or nobody answered in time.
         """
         flight = self._flights.get((host, port)) or self._start(host, port)
-        done, _ = await asyncio.wait([flight], timeout=self._timeout_s)
-        if not done:
-            raise socket.gaierror(
-                socket.EAI_AGAIN, f"no answer about {host} within {self._timeout_s:g} s"
-            )
-        return list(flight.result())
+        done, _ = await asyncio.wait([flight.answer], timeout=self._timeout_s)
+        if done:
+            return list(flight.answer.result())
+        if not flight.begun.is_set():
+            raise LookupsBusy(f"{host} was not looked up: too many slow names are before it")
+        raise socket.gaierror(
+            socket.EAI_AGAIN, f"no answer about {host} within {self._timeout_s:g} s"
+        )
 
     def close(self) -> None:
         """Gives up the threads, without waiting for lookups under way."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self, host: str, port: int) -> asyncio.Future[list[Address]]:
-        loop = asyncio.get_running_loop()
-        flight = loop.run_in_executor(self._pool, _look_up, host, port)
-        self._flights[host, port] = flight
-        flight.add_done_callback(lambda _: self._land(host, port))
+    def _start(self, host: str, port: int) -> _Flight:
+        loop, begun = asyncio.get_running_loop(), threading.Event()
+        answer = loop.run_in_executor(self._pool, _look_up, host, port, begun)
+        flight = self._flights[host, port] = _Flight(answer, begun)
+        answer.add_done_callback(lambda _: self._land(host, port))
         return flight
 
     def _land(self, host: str, port: int) -> None:
-        flight = self._flights.pop((host, port))
-        if not flight.cancelled():
-            flight.exception()  # seen, though all who waited may be gone
+        answer = self._flights.pop((host, port)).answer
+        if not answer.cancelled():
+            answer.exception()  # seen, though all who waited may be gone
 
 
-def _look_up(host: str, port: int) -> list[Address]:
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A lookup under way: its answer, and whether a thread has begun it."""
+
+    answer: asyncio.Future[list[Address]]
+    begun: threading.Event
+
+
+def _look_up(host: str, port: int, begun: threading.Event) -> list[Address]:
+    begun.set()
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return _distinct(str(sockaddr[0]) for *_, sockaddr in found)
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
 
 from umbel_callbacks.guard import ReceiverPolicy
-from umbel_callbacks.names import NameService
+from umbel_callbacks.names import LookupsBusy, NameService
 from umbel_callbacks.resolver import make_connector, receiving
 from umbel_callbacks.retries import Answer
 from umbel_callbacks.urls import CallbackUrl
@@ -32,6 +33,7 @@ _LARGE = 2**20
 _KEEPALIVE_S = 15.0
 
 
+E = TypeVar("E", bound=BaseException)
 #: Milliseconds since an attempt began.
 Clock = Callable[[], int]
 
@@ -89,14 +91,14 @@ class Poster:
             async with asyncio.timeout(self._total_s):
                 response = await self._sent(target, headers, body)
             return await _heard(response, took_ms)
-        except InvalidInput as error:
-            return Answer(note=str(error), hopeless=True)
-        except ReceiverRefused as error:
+        except (InvalidInput, ReceiverRefused) as error:
+            # Tried again: settings change, and so do the addresses of a name.
             return Answer(took_ms=took_ms(), note=str(error))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if refusal := _refusal_in(error):
+            if refusal := _within(error, ReceiverRefused):
                 return Answer(took_ms=took_ms(), note=str(refusal))
-            return Answer(took_ms=took_ms(), note=_said(error), at_fault=True)
+            blameless = _within(error, LookupsBusy)
+            return Answer(took_ms=took_ms(), note=_said(error), at_fault=blameless is None)
 
     async def aclose(self) -> None:
         """Closes all connections, and the name service."""
@@ -185,10 +187,10 @@ def _reason(response: aiohttp.ClientResponse) -> str:
     return "".join(each if each.isprintable() else " " for each in response.reason or "")[:80]
 
 
-def _refusal_in(error: BaseException | None) -> ReceiverRefused | None:
-    """The refusal of the guard that a library may have wrapped."""
+def _within(error: BaseException | None, kind: type[E]) -> E | None:
+    """The error of that kind that a library may have wrapped."""
     while error is not None:
-        if isinstance(error, ReceiverRefused):
+        if isinstance(error, kind):
             return error
         error = error.__cause__ or error.__context__
     return None
@@ -196,6 +198,8 @@ def _refusal_in(error: BaseException | None) -> ReceiverRefused | None:
 
 def _said(error: BaseException) -> str:
     """What went wrong with the connection, in words that hold nothing of the URL but its host."""
+    if busy := _within(error, LookupsBusy):
+        return str(busy)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "not reached in time"
     if isinstance(error, TimeoutError):

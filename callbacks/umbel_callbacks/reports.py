@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from umbel_batching.outbox import OutboxCalls, Report
 from umbel_batching.scripts import AsyncRunner
@@ -49,6 +49,8 @@ class Reports:
             some = self._waiting[:_MOST]
             try:
                 await self._write(some)
+            except ResponseError:
+                await self._write_each(some)
             except RedisError as error:
                 if time.monotonic() < give_up:
                     await asyncio.sleep(_PAUSE_S)
@@ -59,6 +61,17 @@ class Reports:
                 )
             del self._waiting[: len(some)]
             give_up = time.monotonic() + _GIVE_UP_S
+
+    async def _write_each(self, reports: list[Report]) -> None:
+        """Writes reports one by one: a script failed on one of them. Its lease ends by itself."""
+        for report in reports:
+            try:
+                await self._write([report])
+            except RedisError as error:
+                log.error(  # noqa: TRY400  (one line says it all)
+                    "%s: what became of callback %s cannot be written: %s",
+                    *(report.post.receiver, report.post.message_id, error),
+                )
 
     async def _write(self, reports: list[Report]) -> None:
         answers = await self._runner.run_together([self._calls.report(each) for each in reports])

@@ -41,6 +41,10 @@ class Answer:
     hopeless: bool = False
 
 
+#: What comes of a callback whose time is over before it is sent.
+TOO_LATE = Answer(note="not sent: callback_ttl_s is over", hopeless=True)
+
+
 class Retries:
     """The schedule of attempts.
 
@@ -63,6 +67,15 @@ class Retries:
         """The schedule that the settings ask for."""
         return cls(settings.callback_schedule_s, settings.callback_ttl_s)
 
+    def over(self, delivery: Delivery, now_ms: int) -> bool:
+        """Whether the time of a callback is over.
+
+        Args:
+            delivery: how it fared before.
+            now_ms: the server's time, in ms since 1970.
+        """
+        return now_ms > delivery.since + self._ttl_s * 1000
+
     def report(self, post: Post, answer: Answer, delivery: Delivery, now_ms: int) -> Report:
         """What to write of an attempt.
 
@@ -70,7 +83,7 @@ class Retries:
             post: what was sent.
             answer: what came of it.
             delivery: how it fared before.
-            now_ms: the time, in ms since 1970.
+            now_ms: the server's time, in ms since 1970.
         """
         pause_s = self._pause_s(answer, delivery.attempts)
         verdict, why = self._verdict(answer, delivery, pause_s, now_ms)
@@ -117,4 +130,6 @@ def _health(answer: Answer) -> Health:
         return "sick"
     if answer.status == _GONE:
         return "unknown"
-    return "well" if 200 <= answer.status < 300 else "failing"  # noqa: PLR2004
+    if answer.status >= 500:  # noqa: PLR2004  (server errors, RFC 9110)
+        return "failing"
+    return "well" if 200 <= answer.status < 300 else "there"  # noqa: PLR2004

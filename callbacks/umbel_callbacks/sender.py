@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from redis.exceptions import RedisError
+
 from umbel_batching.lanes import new_uid
-from umbel_batching.outbox import OutboxCalls, Report
-from umbel_batching.scripts import AsyncRunner
-from umbel_callbacks.letters import Letter, Letters
+from umbel_batching.outbox import Leased, OutboxCalls, Post, Report
+from umbel_batching.scripts import AsyncRunner, Call
+from umbel_callbacks.letters import Draft, Letter, Letters
 from umbel_callbacks.posting import Poster
 from umbel_callbacks.reports import Reports
-from umbel_callbacks.retries import Retries
+from umbel_callbacks.retries import TOO_LATE, Retries
 from umbel_callbacks.signing import Secrets, sign
 from umbel_config.callback_settings import CallbackSettings
 
@@ -29,6 +31,12 @@ _LINGER_S, _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.5, 0.004, 0.05
 _THERE_MS = 5000
 #: A lease outlives the attempt, the reading of its answer, and the writing of what came of it.
 _LEASE_MARGIN_S = 10.0
+#: Bytes of a thin event, and some more.
+_THIN_BYTES = 512
+#: From which part of the places in use on how many POSTs may be under way to one receiver.
+_SCARCE = ((0.9, 1), (0.75, 2), (0.5, 4))
+#: Receivers whose trouble was told; then it is told anew.
+_REMEMBERED = 10_000
 
 
 class Flag(Protocol):
@@ -84,7 +92,7 @@ class Sender:
     settings: CallbackSettings
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
     _freed: asyncio.Event = field(default_factory=asyncio.Event)
-    _warned: Counter[str] = field(default_factory=Counter)
+    _warned: set[str] = field(default_factory=set)
 
     async def turn(self, token: str, budget_s: float, stopping: Flag) -> Tally:
         """Sends what is due until nothing has been for a while, or the budget is spent.
@@ -99,7 +107,7 @@ class Sender:
         tally, end, idle_since, look_s = Tally(), time.monotonic() + budget_s, None, _FIRST_LOOK_S
         try:
             while time.monotonic() < end and not stopping.is_set():
-                if await self._look(token, tally):
+                if await self._look(token, tally, stopping):
                     idle_since, look_s = None, _FIRST_LOOK_S
                     continue
                 idle_since = idle_since or time.monotonic()
@@ -115,37 +123,76 @@ class Sender:
         return tally
 
     async def aclose(self) -> None:
-        """Gives up what is under way, which other senders take over when its lease ends."""
+        """Waits for what is under way, no longer than an attempt may take, and closes all."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=self.settings.callback_timeout_s)
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
         await self.reports.written()
         await self.poster.aclose()
 
-    async def _look(self, token: str, tally: Tally) -> bool:
-        """Takes what is due, as far as there is room; returns whether there was anything."""
-        await self._room()
-        call = self.calls.lease(
-            token,
-            lease_ms=round((self.settings.callback_timeout_s + _LEASE_MARGIN_S) * 1000),
-            posts=min(self.settings.callback_concurrency - len(self._under_way), _AT_ONCE),
-            parcel=new_uid(),
-            batch_size=self.settings.callback_batch_size,
-            there_ms=_THERE_MS,
-        )
-        leased = await self.runner.run(call)
-        if not leased.posts:
+    async def _look(self, token: str, tally: Tally, stopping: Flag) -> bool:
+        """Takes what is due, as far as there is room; returns whether it is worth another look."""
+        await self._room(token)
+        if stopping.is_set():
             return False
-        for letter in await self.letters.read(leased.posts):
-            task = asyncio.create_task(self._deliver(letter, tally))
+        room = self.settings.callback_concurrency - len(self._under_way)
+        moment = time.monotonic()
+        leased = await self.runner.run(self._lease(token, min(room, _AT_ONCE)))
+        for draft in await self._drafts(leased.posts):
+            task = asyncio.create_task(self._deliver(draft, tally, moment))
             self._under_way.add(task)
             task.add_done_callback(self._done)
-        return True
+        return bool(leased.posts) or leased.next_ms == 0
 
-    async def _room(self) -> None:
+    def _lease(self, token: str, posts: int) -> Call[Leased]:
+        settings = self.settings
+        return self.calls.lease(
+            token,
+            lease_ms=self._lease_ms,
+            posts=posts,
+            parcel=new_uid(),
+            batch_size=min(
+                settings.callback_batch_size, max(1, settings.callback_max_bytes // _THIN_BYTES)
+            ),
+            there_ms=_THERE_MS,
+            to_one=self._most_to_one(),
+        )
+
+    @property
+    def _lease_ms(self) -> int:
+        return round((self.settings.callback_timeout_s + _LEASE_MARGIN_S) * 1000)
+
+    def _most_to_one(self) -> int:
+        """POSTs under way to one receiver, at most: fewer as places run short.
+
+        Otherwise a few slow receivers would take all places, and the others wait.
+        """
+        used = len(self._under_way) / self.settings.callback_concurrency
+        scarce = next((most for part, most in _SCARCE if used >= part), None)
+        most = self.settings.callback_host_concurrency
+        return most if scarce is None else min(scarce, most)
+
+    async def _drafts(self, posts: Sequence[Post]) -> list[Draft]:
+        try:
+            return await self.letters.read(posts)
+        except RedisError:
+            raise
+        except Exception:
+            # Each is read by itself then, so that one that cannot be read holds up no other.
+            log.exception("callbacks are read one by one")
+            return [Draft(post) for post in posts]
+
+    async def _room(self, token: str) -> None:
+        """Waits for a free place, and says now and then that the sender is still there."""
         while len(self._under_way) >= self.settings.callback_concurrency:
             self._freed.clear()
-            await self._freed.wait()
+            try:
+                async with asyncio.timeout(_THERE_MS / 2000):
+                    await self._freed.wait()
+            except TimeoutError:
+                await self.runner.run(self._lease(token, 0))
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
@@ -154,23 +201,35 @@ class Sender:
             # Its lease ends by itself, and another attempt is made.
             log.error("callback not sent: %s", type(error).__name__, exc_info=error)
 
-    async def _deliver(self, letter: Letter, tally: Tally) -> None:
-        report = await self._sent(letter)
+    async def _deliver(self, draft: Draft, tally: Tally, moment: float) -> None:
+        """Sends one POST.
+
+        Args:
+            draft: what it holds.
+            tally: counts it.
+            moment: ``time.monotonic()`` at its lease.
+        """
+        letter = await self.letters.write(draft)
+        # By the clock of Redis, which leases, due times and ends of jobs go by.
+        now_ms = int(draft.post.lease_ends) - self._lease_ms
+        now_ms += round((time.monotonic() - moment) * 1000)
+        report = await self._sent(letter, now_ms)
         tally.note(report)
         self._tell(report)
         self.reports.add(report)
 
-    async def _sent(self, letter: Letter) -> Report:
+    async def _sent(self, letter: Letter, now_ms: int) -> Report:
         if letter.url is None:
             return Report(letter.post, "gone", "unknown")
-        now_s = time.time()
         keys = self.secrets.for_host(letter.host)
-        if keys and not letter.damage:
-            headers = sign(keys, letter.post.message_id, now_s, letter.body)
+        if self.retries.over(letter.delivery, now_ms):
+            answer = TOO_LATE
+        elif keys and not letter.damage:
+            headers = sign(keys, letter.post.message_id, time.time(), letter.body)
             answer = await self.poster.post(letter.url, headers, letter.body)
         else:
             answer = letter.unsent()
-        return self.retries.report(letter.post, answer, letter.delivery, round(now_s * 1000))
+        return self.retries.report(letter.post, answer, letter.delivery, now_ms)
 
     def _tell(self, report: Report) -> None:
         """One line for each callback given up; the first trouble with a receiver is told too."""
@@ -180,14 +239,16 @@ class Sender:
                 "%s: callback %s given up (%s)",
                 *(receiver, report.post.message_id, _cause(report)),
             )
-        elif report.verdict == "again" and not self._warned[receiver]:
+        elif report.verdict == "again" and receiver not in self._warned:
             log.warning(
                 "%s: callback not delivered (%s); it is tried again", receiver, _cause(report)
             )
         if report.verdict == "delivered":
-            self._warned.pop(receiver, None)
-        else:
-            self._warned[receiver] += 1
+            self._warned.discard(receiver)
+        elif report.verdict != "gone":
+            if len(self._warned) >= _REMEMBERED:
+                self._warned.clear()
+            self._warned.add(receiver)
 
 
 def _cause(report: Report) -> str:

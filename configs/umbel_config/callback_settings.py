@@ -45,7 +45,7 @@ class CallbackSettings(BaseModel):
         10.0, gt=0, description="Seconds of it without a byte from the receiver."
     )
     callback_concurrency: int = Field(
-        256, ge=1, le=10_000, description="Callbacks that one sender has under way."
+        512, ge=1, le=10_000, description="Callbacks that one sender has under way."
     )
     callback_host_concurrency: int = Field(
         32, ge=1, description="Callbacks under way to one receiver, by all senders."
@@ -65,8 +65,10 @@ class CallbackSettings(BaseModel):
     max_callbacks: int = Field(
         100_000,
         ge=1,
-        description="Callbacks that may wait for one receiver, or for one URL where they share "
-        "POSTs; more are refused.",
+        description="Callbacks that may wait for one receiver; jobs with more are refused.",
+    )
+    max_callback_bytes: int = Field(
+        2**30, ge=1, description="Bytes of records that may be kept for them."
     )
     max_dead_callbacks: int = Field(
         10_000, ge=0, description="Undelivered callbacks kept; the oldest give way."

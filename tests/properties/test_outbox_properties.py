@@ -70,7 +70,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.namespace = namespace
         self.runner, self.calls = Runner(client), Calls(namespace, KEEP)
         self.outbox = OutboxCalls(namespace, KEEP, model.most)
-        policy = BatchPolicy(max_batch_size=4, max_wait_ms=0, max_queue=1_000)
+        policy = BatchPolicy(max_batch_size=8, max_wait_ms=0, max_queue=1_000)
         self.lane = Lane(model="m", version=new_uid(), policy=policy)
         self.slot = self.lane.slot
         model.slot = self.slot
@@ -115,7 +115,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     # Jobs come and end.
 
-    @rule(urls=st.lists(st.sampled_from([*"ammb", ""]), min_size=1, max_size=6), again=twice)
+    @rule(urls=st.lists(st.sampled_from([*"ammb", ""]), min_size=1, max_size=8), again=twice)
     def submit(self, urls: list[str], again: range) -> None:
         rows = [(new_uid(), url) for url in urls]
         texts = [tail(NO_REPLY, b"", Priority.NORMAL, CALLBACKS[url]) + b"in" for url in urls]
@@ -126,7 +126,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.model.submit(uid, url)
             self.seen.append(uid)
 
-    @rule(failing=st.sets(st.integers(0, 3)), cancelled=st.booleans(), again=twice)
+    @rule(failing=st.sets(st.integers(0, 7)), cancelled=st.booleans(), again=twice)
     @precondition(lambda self: self.model.of(State.QUEUED))
     def run_a_batch(self, failing: set[int], cancelled: bool, again: range) -> None:
         claimed = self._claim()
@@ -258,6 +258,9 @@ class OutboxMachine(RuleBasedStateMachine):
             gave_way = self.run(self.outbox.report(told))
             assert (gave_way is not None) == expected
             self._loosen(gave_way or [])
+        if self.model.receiver(self.url_of(post.queue)).open:  # until a step says otherwise
+            about = self.shared.receiver + post.receiver
+            self.client.hset(about, "open_until", self.now_ms() + FAR_MS)
 
     def _loosen(self, gave_way: list[Entry]) -> None:
         texts = {entry.text for entry in gave_way}
@@ -272,7 +275,8 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(data=st.data(), again=twice)
     @precondition(lambda self: self.seen)
     def redeliver(self, data: st.DataObject, again: range) -> None:
-        uid = self.one_of(data, self.seen)
+        over = [job.uid for job in self.model.jobs.values() if job.fares in ("d", "x")]
+        uid = self.one_of(data, over if over else self.seen)
         for _ in again:
             assert self.run(self.outbox.redeliver(self.slot, uid)) == self.model.redeliver(uid)
 

@@ -11,14 +11,13 @@ end
 -- Ends a live job outside of the settling of its batch.
 local function finish(uid, head, letter, now, keep, channels, slot)
   local key = job .. uid
-  local record = terminal(head, annex_of(key, head), letter, now, '')
-  local kept, ttl = owe(slot, uid, record, now, keep.result, keep)
-  redis.call('SET', key, kept, 'EX', ttl)
+  write_ended(slot, uid, terminal(head, annex_of(key, head), letter, now, ''), now, keep.result)
   notify(channels, head, slot, uid)
 end
 
 -- Notes jobs that ended, each as uid and letter of its state, so that they are known to have
--- existed for some time after their records are gone. An idempotency key is held for as long.
+-- existed for some time after their records are gone. An idempotency key is held for as long, that
+-- of a job with a callback until that is over too.
 local function bury(ended, now, ttl)
   local buckets, order, at = {}, {}, ms13(now)
   local bucket, list
@@ -34,9 +33,8 @@ local function bury(ended, now, ttl)
       end
     end
     list[#list + 1] = sub(entry, BUCKET + 1)
-    if byte(entry, VERSION_AT) == KEYED then
-      local uid = sub(entry, 1, 32)
-      redis.call('EXPIRE', once .. uid, math.max(ttl, promised[uid] or 0))
+    if byte(entry, VERSION_AT) == KEYED and not calling[sub(entry, 1, 32)] then
+      redis.call('EXPIRE', once .. sub(entry, 1, 32), ttl)
     end
   end
   for _, bucket in ipairs(order) do

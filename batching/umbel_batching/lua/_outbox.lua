@@ -9,13 +9,13 @@ local function receiver_of(queue)
   return string.match(queue, '^[^#]*')
 end
 
--- The queue of the outbox for a record's callback. Callbacks that may share a POST have one for
--- each URL.
+-- The queue of the outbox for a record's callback, and what marks its URL where results may share
+-- a POST: a receiver has one queue for those, and one for all others.
 local function queue_of(record)
   local callback = sub(record, HEAD + 1, HEAD + tonumber(sub(record, CALLBACK_FROM, CALLBACK_TO)))
   local authority = string.match(callback, '^.%a+://([^/?#]+)') or '?'
-  if sub(callback, 1, 1) ~= 'm' then return authority end
-  return authority .. '#' .. sub(redis.sha1hex(callback), 1, 16)
+  if sub(callback, 1, 1) ~= 'm' then return authority, '' end
+  return authority .. '#', sub(redis.sha1hex(callback), 1, 16)
 end
 
 -- The entry for a job's callback: each run of a job that was replayed has one of its own.
@@ -26,25 +26,37 @@ local function entry_of(slot, uid, record)
     local story = '\n' .. sub(record, HEAD + meta + 1, HEAD + meta + history)
     times = select(2, string.gsub(story, '\nreplayed|', ''))
   end
-  return slot .. uid .. string.format('%02d', times % 100)
+  local _, url = queue_of(record)
+  return slot .. uid .. string.format('%02d', times % 100) .. url
 end
 
--- Callbacks of jobs that ended in this script: by queue of the outbox, due times and entries; and
--- by uid the seconds that the job's idempotency key must be held.
-local owed, promised = {}, {}
+-- Callbacks of jobs that ended in this script: by queue of the outbox, due times and entries, and
+-- bytes of their records; by uid, which jobs they are of.
+local owed, owed_bytes, calling = {}, {}, {}
 
--- Notes the callback of a job that ends, if it asks for one; `post` puts all into the outbox.
--- Returns the terminal record, with the time of its end, and the seconds that it must be kept.
-local function owe(slot, uid, record, now, ttl, keep)
-  if sub(record, CALLBACK_FROM, CALLBACK_TO) == NO_CALLBACK then return record, ttl end
+-- Writes the terminal record of a job that ends, and notes its callback, if it asks for one; `post`
+-- puts all into the outbox. A record whose callback is not delivered yet stays without a limit.
+local function write_ended(slot, uid, record, now, ttl)
+  if sub(record, CALLBACK_FROM, CALLBACK_TO) == NO_CALLBACK then
+    redis.call('SET', job .. uid, record, 'EX', ttl)
+    return
+  end
   local queue = queue_of(record)
   local entries = owed[queue] or {}
   owed[queue] = entries
   entries[#entries + 1] = ms13(now)
   entries[#entries + 1] = entry_of(slot, uid, record)
-  promised[uid] = keep.pending + keep.tomb
-  record = sub(record, 1, FINISHED_FROM - 1) .. ms13(now) .. sub(record, FINISHED_TO + 1)
-  return record, math.max(ttl, keep.pending)
+  owed_bytes[queue] = (owed_bytes[queue] or 0) + #record
+  calling[uid] = true
+  redis.call('SET', job .. uid, sub(record, 1, FINISHED_FROM - 1) .. ms13(now)
+    .. sub(record, FINISHED_TO + 1))
+end
+
+-- Counts what is owed to a receiver: callbacks, and bytes of their records.
+local function count_owed(name, count, bytes)
+  if redis.call('HINCRBY', owing, name, count) <= 0 then redis.call('HDEL', owing, name) end
+  name = name .. ' bytes'
+  if redis.call('HINCRBY', owing, name, bytes) <= 0 then redis.call('HDEL', owing, name) end
 end
 
 -- Sees to it that a queue of the outbox is looked at when it is due, and a sender called for it.
@@ -53,13 +65,15 @@ local function call_for(queue, due, now)
   local open = tonumber(redis.call('HGET', receiver .. receiver_of(queue), 'open_until') or 0)
   due = math.max(due, open)
   redis.call('ZADD', receivers, 'LT', due, queue)
-  if redis.call('ZCOUNT', senders, '(' .. ms13(now), '+inf') == 0 then arm(OUTBOX, due) end
+  -- A sender that says it is there for longer than any does so by a clock that was set back.
+  if redis.call('ZCOUNT', senders, '(' .. ms13(now), now + 60000) == 0 then arm(OUTBOX, due) end
 end
 
 -- Puts the callbacks of the jobs that ended into the outbox.
 local function post(now)
   for queue, entries in pairs(owed) do
     in_chunks('ZADD', outbox .. queue, entries)
+    count_owed(receiver_of(queue), #entries / 2, owed_bytes[queue])
     call_for(queue, now, now)
   end
 end
@@ -68,6 +82,10 @@ end
 local function withdraw(slot, uid, record)
   if sub(record, CALLBACK_FROM, CALLBACK_TO) == NO_CALLBACK then return end
   local queue, entry = queue_of(record), entry_of(slot, uid, record)
+  local fares = redis.call('GETRANGE', delivery .. uid, 0, 0)
+  if fares == '' or fares == 'p' then
+    count_owed(receiver_of(queue), -1, -redis.call('STRLEN', job .. uid))
+  end
   redis.call('ZREM', outbox .. queue, entry)
   redis.call('ZREM', undelivered, entry .. ' ' .. queue)
   redis.call('DEL', delivery .. uid)
@@ -79,10 +97,8 @@ local function let_go(uid, keep)
   local ttl = keep.result
   local callback = redis.call('GETRANGE', job .. uid, CALLBACK_FROM - 1, CALLBACK_TO - 1)
   local fares = callback ~= NO_CALLBACK and redis.call('GETRANGE', delivery .. uid, 0, 0) or 'd'
-  if fares ~= 'd' then
-    local needed = fares == 'x' and keep.dead or keep.pending
-    ttl = math.max(ttl, math.min(needed, redis.call('TTL', job .. uid)))
-  end
+  if fares == '' or fares == 'p' then return end
+  if fares == 'x' then ttl = math.max(ttl, math.min(keep.dead, redis.call('TTL', job .. uid))) end
   redis.call('EXPIRE', job .. uid, ttl)
   if callback ~= NO_CALLBACK then redis.call('EXPIRE', delivery .. uid, ttl) end
 end

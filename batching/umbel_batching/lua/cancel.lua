@@ -1,5 +1,5 @@
 -- Cancels a job that is not terminal yet, wherever it is.
--- KEYS: lane, waiting, deadlines, job, batch, tomb, once, receivers, outbox, receiver, senders, wake, signal
+-- KEYS: lane, waiting, deadlines, job, batch, tomb, once, receivers, outbox, receiver, senders, wake, signal, owing
 -- ARGV: slot, uid, retention, prefix of reply channels
 -- Returns {1 when this call cancelled it, letter of the state it had before}; {0, ''} when unknown.
 local slot, uid, keep = ARGV[1], ARGV[2], retention(ARGV[3])

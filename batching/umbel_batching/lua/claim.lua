@@ -1,5 +1,5 @@
 -- Takes the jobs that run next and may run together out of a lane, under a lease.
--- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, batch, job, once, same, tomb, receivers, outbox, receiver, senders, signal
+-- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, batch, job, once, same, tomb, receivers, outbox, receiver, senders, signal, owing
 -- ARGV: slot, batch id, drain token, worker, lease in ms, device, retention, prefix of reply
 --       channels
 -- Returns {reason, arrival of the oldest, now, jobs left, uids, records, ceiling}; reason is ''
@@ -87,8 +87,7 @@ local function shares_fate(uid, record, start)
     local outcome = 's' .. sub(head, ATTEMPTS_FROM, CAP_TO)
       .. sub(found, 2, 33) .. sub(head, CREATED_FROM, DEADLINE_TO) .. ms13(now)
       .. sub(record, PRIORITY_FROM, HEAD + meta + history) .. sub(found, 34)
-    local kept, ttl = owe(slot, uid, outcome, now, keep.result, keep)
-    redis.call('SET', job .. uid, kept, 'EX', ttl)
+    write_ended(slot, uid, outcome, now, keep.result)
     notify(channels, head, slot, uid)
     ended[#ended + 1] = uid .. 's'
     shared = shared + 1

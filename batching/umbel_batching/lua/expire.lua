@@ -1,5 +1,5 @@
 -- Ends waiting jobs whose deadline has passed; no worker is needed for it.
--- KEYS: lane, waiting, deadlines, job, tomb, once, receivers, outbox, receiver, senders, wake, signal
+-- KEYS: lane, waiting, deadlines, job, tomb, once, receivers, outbox, receiver, senders, wake, signal, owing
 -- ARGV: slot, most jobs to end, retention, prefix of reply channels
 -- Returns the number of jobs ended.
 local slot, keep = ARGV[1], retention(ARGV[3])

@@ -1,5 +1,5 @@
 -- Deletes all that is kept of a job, but for the tombstone; cancels it first if it lives.
--- KEYS: lane, waiting, deadlines, job, batch, dead, recordings, recording, tomb, once, receivers, outbox, receiver, senders, wake, signal, delivery, undelivered
+-- KEYS: lane, waiting, deadlines, job, batch, dead, recordings, recording, tomb, once, receivers, outbox, receiver, senders, wake, signal, delivery, undelivered, owing
 -- ARGV: slot, uid, retention, prefix of reply channels
 -- Returns the letter of the state it had before, '' when unknown.
 local slot, uid, keep = ARGV[1], ARGV[2], retention(ARGV[3])

@@ -1,12 +1,15 @@
 -- Takes callbacks that are due out of the outbox, under a lease.
 -- KEYS: receivers, senders, wake, outbox, underway, parcel, receiver
 -- ARGV: token of the sender, lease in ms, most POSTs, most under way to one receiver, most results
---       in one POST, ms for which the sender counts as there, name for new parcels
+--       in one POST, ms for which the sender counts as there, name for new parcels, ms that a
+--       callback is tried: what is older is handed out whatever its receiver does, to be given up
 -- Returns {ms until the next is due or -1, per POST: {queue, name, end of its lease, entries}}.
 -- Where the reply is lost, what it told of comes back when the lease ends.
 local token, lease, room = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local most, size, there = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local MOST_QUEUES = 64
+local too_old = tonumber(ARGV[8])
+local MOST_QUEUES = 128
+local URL_FROM = 43 -- where an entry has the hash of its URL
 -- A place that frees at a receiver is told to the queue of that POST; others of it look for one.
 local LOOK_AGAIN = 1000
 local now = now_ms()
@@ -50,9 +53,9 @@ local function pack(queue, entries)
   take(queue, '=' .. id, entries)
 end
 
-local function take_shared(queue, wanted)
-  local loose = {}
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', outbox .. queue, '-inf', now, 'LIMIT', 0,
+local function take_shared(queue, wanted, until_ms)
+  local loose, urls = {}, {}
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', outbox .. queue, '-inf', until_ms, 'LIMIT', 0,
     wanted * size)) do
     if wanted == 0 then return end
     if sub(name, 1, 1) == '=' then
@@ -63,33 +66,46 @@ local function take_shared(queue, wanted)
       take(queue, name, entries)
       wanted = wanted - 1
     else
-      loose[#loose + 1] = name
-      if #loose == size then
-        pack(queue, loose)
-        loose, wanted = {}, wanted - 1
+      local url = sub(name, URL_FROM)
+      if not loose[url] then
+        loose[url] = {}
+        urls[#urls + 1] = url
+      end
+      table.insert(loose[url], name)
+      if #loose[url] == size then
+        pack(queue, loose[url])
+        loose[url], wanted = {}, wanted - 1
       end
     end
   end
-  if #loose > 0 and wanted > 0 then pack(queue, loose) end
+  for _, url in ipairs(urls) do
+    if wanted == 0 then return end
+    if #loose[url] > 0 then
+      pack(queue, loose[url])
+      wanted = wanted - 1
+    end
+  end
+end
+
+local function take_due(queue, wanted, until_ms)
+  if wanted <= 0 then return end
+  if string.find(queue, '#', 1, true) then return take_shared(queue, wanted, until_ms) end
+  for _, entry in ipairs(redis.call('ZRANGEBYSCORE', outbox .. queue, '-inf', until_ms, 'LIMIT', 0,
+    wanted)) do
+    take(queue, entry, {entry})
+  end
 end
 
 local due = redis.call('ZRANGEBYSCORE', receivers, '-inf', now, 'LIMIT', 0, MOST_QUEUES)
 local share = math.max(1, math.floor(room / math.max(1, #due)))
 for _, queue in ipairs(due) do
   if #posts >= room then break end
+  local wanted = math.min(share, room - #posts)
+  local before = #posts
+  take_due(queue, wanted, now - too_old)
   local free, again = free_places(receiver_of(queue))
-  if free > 0 then
-    local wanted = math.min(free, share, room - #posts)
-    if string.find(queue, '#', 1, true) then
-      take_shared(queue, wanted)
-    else
-      for _, entry in ipairs(redis.call('ZRANGEBYSCORE', outbox .. queue, '-inf', now, 'LIMIT', 0,
-        wanted)) do
-        take(queue, entry, {entry})
-      end
-    end
-    again = score_of_first(outbox .. queue)
-  end
+  if free > 0 then take_due(queue, math.min(free, wanted - #posts + before), now) end
+  if free > 0 or #posts > before then again = score_of_first(outbox .. queue) end
   if again then
     -- One that is still due goes behind the others.
     redis.call('ZADD', receivers, math.max(again, now), queue)

@@ -1,5 +1,5 @@
 -- Takes back batches whose lease ran out: their jobs wait again, or fail after too many attempts.
--- KEYS: lane, waiting, leases, deadlines, dead, recordings, recording, wake, signal, job, batch, tomb, once, receivers, outbox, receiver, senders, delivery
+-- KEYS: lane, waiting, leases, deadlines, dead, recordings, recording, wake, signal, job, batch, tomb, once, receivers, outbox, receiver, senders, delivery, owing
 -- ARGV: slot, most batches to take back, max_attempts, retention, prefix of reply channels,
 --       the outcome of a job that failed this way
 -- Returns {batches taken back, jobs that wait again, jobs failed}.
@@ -17,9 +17,7 @@ local function take_back(uid, record, id, about)
   if attempts >= max_attempts then
     local meta, history = lengths(head)
     local annex = sub(record, HEAD + 1, HEAD + meta + history)
-    local ended_as = terminal(head, annex, 'f', now, outcome)
-    local kept, ttl = owe(slot, uid, ended_as, now, keep.failed, keep)
-    redis.call('SET', job .. uid, kept, 'EX', ttl)
+    write_ended(slot, uid, terminal(head, annex, 'f', now, outcome), now, keep.failed)
     notify(channels, head, slot, uid)
     dying[#dying + 1] = uid
     ended[#ended + 1] = uid .. 'f'

@@ -1,5 +1,5 @@
 -- Puts a dead letter back into its lane under its own id, alone in its batch.
--- KEYS: lane, waiting, deadlines, dead, recording, wake, signal, job, once, delivery, undelivered, outbox
+-- KEYS: lane, waiting, deadlines, dead, recording, wake, signal, job, once, delivery, undelivered, outbox, owing
 -- ARGV: slot, uid
 -- Returns '' when done, by this call or an earlier one, else why not: unknown, not dead,
 -- not recorded, full.

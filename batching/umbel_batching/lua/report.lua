@@ -1,13 +1,13 @@
 -- Writes what became of a POST, if its lease still holds; a success is true whoever holds it.
--- KEYS: receivers, outbox, underway, receiver, senders, wake, signal, undelivered, callbacks, parcel
+-- KEYS: receivers, outbox, underway, receiver, senders, wake, signal, undelivered, callbacks, parcel, owing
 --       and behind these per job: its record, its delivery, its idempotency key
 -- ARGV: queue, name, end of its lease, verdict (delivered, again, dead, gone), health of the receiver
---       (well, failing, sick, busy, unknown), ms until the next attempt, ms that the receiver wants to
+--       (well, there, failing, sick, busy, unknown), ms until the next attempt, ms that the receiver wants to
 --       be left alone, most POSTs under way, retention, line for the log, then the entries of the jobs
 -- Returns the undelivered callbacks that gave way, as "entry queue"; false where nothing was written.
 local queue, name, ending, verdict, health = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local pause, alone, most, keep = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), retention(ARGV[9])
-local FIRST_ENTRY, FIRST_JOB = 11, 11
+local FIRST_ENTRY, FIRST_JOB = 11, 12
 local FIRST_PAUSE, LONGEST_PAUSE, RECEIVER_TTL = 5000, 300000, 604800
 local now, about = now_ms(), receiver .. receiver_of(queue)
 
@@ -21,11 +21,12 @@ if not waits or not holds and verdict ~= 'delivered' then return false end
 local LETTERS = {delivered = 'd', again = 'p', dead = 'x'}
 local jobs, damaged = 0, false
 
--- Seconds that the record of a delivered callback stays: as long as that of any job that ended.
-local function left(head, job_key)
+-- Seconds that the record of a callback stays that is over: as long as that of any job that ended
+-- at its time, and no less than a result is readable, as a thin callback makes one read it.
+local function left(head)
   local whole = sub(head, 1, 1) == 'f' and keep.failed or keep.result
   local passed = math.floor((now - tonumber(sub(head, FINISHED_FROM, FINISHED_TO))) / 1000)
-  return math.max(1, math.min(whole - passed, redis.call('TTL', job_key)))
+  return math.max(whole - passed, keep.result)
 end
 
 local function note(entry, job_key, delivery_key, once_key)
@@ -33,15 +34,14 @@ local function note(entry, job_key, delivery_key, once_key)
   if head == '' or entry_of(sub(entry, 1, 8), sub(entry, 9, 40), head .. annex_of(job_key, head)) ~= entry then
     return -- forgotten, or replayed since
   end
-  local ttl = keep.pending
-  if verdict == 'delivered' then ttl = left(head, job_key)
-  elseif verdict == 'dead' then
-    ttl = math.max(left(head, job_key), keep.max_undelivered > 0 and keep.dead or 0)
-  end
   local text = delivery_text(redis.call('GET', delivery_key), head, LETTERS[verdict], nil, nil,
     verdict == 'again' and now + pause or 0, ms13(now) .. '|' .. ARGV[10])
-  redis.call('SET', delivery_key, text, 'EX', ttl)
+  redis.call('SET', delivery_key, text)
   if verdict ~= 'again' then
+    local ttl = left(head)
+    if verdict == 'dead' and keep.max_undelivered > 0 then ttl = math.max(ttl, keep.dead) end
+    count_owed(receiver_of(queue), -1, -redis.call('STRLEN', job_key))
+    redis.call('EXPIRE', delivery_key, ttl)
     redis.call('EXPIRE', job_key, ttl)
     redis.call('EXPIRE', once_key, ttl + keep.tomb)
   end
@@ -71,6 +71,8 @@ if health == 'well' then
   if failures > 0 or limit < most then
     redis.call('HSET', about, 'failures', 0, 'limit', math.min(most, limit + 1))
   end
+elseif health == 'there' then
+  if failures > 0 then redis.call('HSET', about, 'failures', 0) end
 elseif health == 'failing' then
   redis.call('HSET', about, 'failures', 0, 'limit',
     math.max(math.min(most, FIRST_LIMIT / 2), math.floor(limit / 2)))

@@ -1,5 +1,5 @@
 -- Writes the outcomes of a batch, all in one step, if its lease still holds: the lease is the fence.
--- KEYS: lane, leases, batch, job, dead, recordings, recording, cached, same, tomb, once, waiting, deadlines, wake, signal, receivers, outbox, receiver, senders, delivery
+-- KEYS: lane, leases, batch, job, dead, recordings, recording, cached, same, tomb, once, waiting, deadlines, wake, signal, receivers, outbox, receiver, senders, delivery, owing
 -- ARGV: batch id, retention, prefix of reply channels, slot, compute time in us, jobs succeeded,
 --       jobs failed, number of jobs, device, ceiling (0: no news, -1: none any more), then per job:
 --       uid, terminal record; then per waiting client: channel, message
@@ -40,8 +40,7 @@ if failed > 0 then keep_inputs() end
 local ended, letters, of_client, dying = {}, {}, {}, {}
 local function end_job(uid, record)
   local letter = sub(record, 1, 1)
-  local kept, ttl = owe(slot, uid, record, now, letter == 'f' and keep.failed or keep.result, keep)
-  redis.call('SET', job .. uid, kept, 'EX', ttl)
+  write_ended(slot, uid, record, now, letter == 'f' and keep.failed or keep.result)
   ended[#ended + 1] = uid .. letter
   if letter == 'f' then dying[#dying + 1] = uid end
   return letter

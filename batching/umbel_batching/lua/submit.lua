@@ -1,15 +1,15 @@
 -- Puts jobs into a lane: all of them, or none.
--- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb, receivers, outbox, receiver, senders
+-- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb, receivers, outbox, receiver, senders, owing
 -- ARGV: slot, lane name, queue, policy, retention, prefix of reply channels, most callbacks that may
---       wait for one receiver (0: none of the jobs has one), then per job: uid, timeout in ms (0: none), the record behind
---       `finished`. The uid of a job with an idempotency
---       key is a UUIDv8, and a fingerprint of 32 characters stands before its record.
+--       wait for one receiver (0: none of the jobs has one), most bytes of their records, then per
+--       job: uid, timeout in ms (0: none), the record behind `finished`. The uid of a job with an
+--       idempotency key is a UUIDv8, and a fingerprint of 32 characters stands before its record.
 -- Returns {1, depth, known} when accepted, {0, depth, jobs per second} when the lane is full,
 -- {-1, name} when the slot belongs to a lane of another name, {-2, depth, known} when an
 -- idempotency key was used with another input, {-3, callbacks, receiver, ms until it is tried} when
 -- too many callbacks wait for a receiver. known: per job whose key was used before its place
 -- and slot, uid and whether the input was the same. Sending the same call again changes nothing.
-local slot, channels, FIRST = ARGV[1], ARGV[6], 8
+local slot, channels, FIRST = ARGV[1], ARGV[6], 9
 local POLICY = {'max_batch_size', 'max_wait_ms', 'max_queue', 'max_queue_bytes', 'single_flight',
   'cache_ttl_s', 'cache_entries', 'cache_bytes'}
 local MEMORY_LOOK_MS, MEMORY_LOOK_BYTES = 16, 2048
@@ -87,22 +87,23 @@ if depth + #fresh > max_queue or tonumber(lane_has[6] or 0) + bytes > max_bytes 
 end
 
 -- A receiver that is behind takes no more, lest what waits for it fill the memory.
-local calls, blank_head, most_calls = {}, string.rep('0', PRIORITY_FROM - 1), tonumber(ARGV[7])
+local calls, blank_head = {}, string.rep('0', PRIORITY_FROM - 1)
+local most_calls, most_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 for place = 1, most_calls > 0 and #fresh or 0 do
   local tail = ARGV[fresh[place] + 2]
   if fingerprints[ARGV[fresh[place]]] then tail = sub(tail, 33) end
   local from = CALLBACK_FROM - PRIORITY_FROM + 1
   if sub(tail, from, from + CALLBACK_TO - CALLBACK_FROM) ~= NO_CALLBACK then
-    local called = queue_of(blank_head .. sub(tail, 1, 4096))
-    calls[called] = (calls[called] or 0) + 1
+    local name = receiver_of(queue_of(blank_head .. sub(tail, 1, 4096)))
+    calls[name] = (calls[name] or 0) + 1
   end
 end
-for called, count in pairs(calls) do
-  local owing = redis.call('ZCARD', outbox .. called)
-  if owing + count > most_calls then
-    local name = receiver_of(called)
+for name, count in pairs(calls) do
+  local owes = redis.call('HMGET', owing, name, name .. ' bytes')
+  local waiting_calls = tonumber(owes[1] or 0)
+  if waiting_calls + count > most_calls or tonumber(owes[2] or 0) >= most_bytes then
     local open = tonumber(redis.call('HGET', receiver .. name, 'open_until') or 0)
-    return {-3, owing, name, ms13(math.max(0, open - now))}
+    return {-3, waiting_calls, name, ms13(math.max(0, open - now))}
   end
 end
 local size, wait = tonumber(lane_has[2] or policy[1]), tonumber(lane_has[3] or policy[2])
@@ -142,8 +143,7 @@ for place = 1, #fresh do
     local head = 's' .. '00' .. '00000' .. sub(outcome, 1, 32) .. arrival .. deadline
       .. arrival .. sub(tail, 1, HEAD - PRIORITY_FROM + 1)
     local record = head .. sub(tail, HEAD - PRIORITY_FROM + 2, from) .. sub(outcome, 33)
-    local kept, ttl = owe(slot, uid, record, now, keep.result, keep)
-    redis.call('SET', job .. uid, kept, 'EX', ttl)
+    write_ended(slot, uid, record, now, keep.result)
     notify(channels, head, slot, uid)
     ended[#ended + 1] = uid .. 's'
     bytes = bytes - PRIORITY_FROM + 1 - #tail

@@ -8,6 +8,7 @@ local MANY, CROWD = 8, 64 -- receivers, or callbacks of one, from which all send
 local now = now_ms()
 if #ARGV >= FIRST then redis.call('ZREM', senders, unpack(ARGV, FIRST)) end
 redis.call('ZREMRANGEBYSCORE', senders, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', senders, now + 60000, '+inf') -- by a clock that was set back
 local first = redis.call('ZRANGE', receivers, 0, 0, 'WITHSCORES')
 local look, wanted = first[2] and tonumber(first[2]), 0
 if look and look <= now then

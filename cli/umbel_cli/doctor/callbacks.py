@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from socket import gethostname
 from typing import Final
 
-from umbel_batching.outbox_look import Outbox, Queue
+from umbel_batching.outbox_look import Outbox
 from umbel_batching.receivers import BREAKS, ReceiverStatus
 from umbel_cli.callbacks.tables import breaker_text
 from umbel_cli.doctor.findings import Finding, counted, listed, ok, problem, warning
+from umbel_cli.render import size_text
 from umbel_config.settings import Settings
 
 #: Where ``umbel up`` keeps a secret, see ``secret_file``.
@@ -32,7 +33,7 @@ def judge_outbox(settings: Settings, seen: Outbox) -> Iterator[Finding]:
     yield _called(seen)
     yield _progress(seen)
     yield _receivers(seen)
-    yield _room(settings.max_callbacks, seen.queues)
+    yield _room(settings, seen.receivers)
     yield _dead(settings.max_dead_callbacks, seen.undelivered)
 
 
@@ -66,10 +67,8 @@ def _senders(served: str, seen: Outbox) -> Finding:
         return ok(check, f"{counted(len(seen.senders), 'sender')} alive")
     if not seen.queues:
         return ok(check, "No sender is alive, and no callback waits")
-    counts = {queue.receiver: 0 for queue in seen.queues}
-    for queue in seen.queues:
-        counts[queue.receiver] += queue.waiting
-    names = [f"{receiver} ({count:,})" for receiver, count in sorted(counts.items())]
+    waiting = [each for each in seen.receivers if each.pending]
+    names = [f"{each.receiver} ({each.pending:,})" for each in waiting]
     return problem(
         check,
         f"Callbacks wait, and no sender serves queue {served}: {listed(names)}",
@@ -127,16 +126,25 @@ def _is_broken(receiver: ReceiverStatus) -> bool:
     return receiver.failures >= BREAKS
 
 
-def _room(most: int, queues: Sequence[Queue]) -> Finding:
-    check = "callbacks.room"
-    full = [queue for queue in queues if queue.waiting > _FULLISH * most]
+def _room(settings: Settings, receivers: Sequence[ReceiverStatus]) -> Finding:
+    check, most, most_bytes = "callbacks.room", settings.max_callbacks, settings.max_callback_bytes
+    full = [
+        each
+        for each in receivers
+        if each.pending > _FULLISH * most or each.pending_bytes > _FULLISH * most_bytes
+    ]
     if not full:
         return ok(check, f"No receiver has over {_FULLISH:.0%} of max_callbacks waiting")
-    names = [f"{queue.receiver} ({queue.waiting:,} of {most:,})" for queue in full]
+    names = [
+        f"{each.receiver} ({each.pending:,} of {most:,}, {size_text(each.pending_bytes)} of "
+        f"{size_text(most_bytes)})"
+        for each in full
+    ]
     return warning(
         check,
-        f"Callbacks pile up; with max_callbacks of them, new jobs are refused: {listed(names)}",
-        "See umbel callbacks receivers. Have the receiver mended, or raise max_callbacks",
+        "Callbacks pile up; with max_callbacks of them, or max_callback_bytes, new jobs are "
+        f"refused: {listed(names)}",
+        "See umbel callbacks receivers. Have the receiver mended, or raise these settings",
     )
 
 

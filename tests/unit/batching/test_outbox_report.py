@@ -263,6 +263,16 @@ def test_one_post_tries_whether_it_is_well_again(desk: Desk) -> None:
     assert len(desk.lease()) == desk.about()["limit"] == 2
 
 
+def test_one_alone_however_much_it_was_trusted_with(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(256)
+    desk.client.hset(desk.shared.receiver + QUEUE, "limit", 200)
+    desk.end(20)
+    fail(desk)
+    assert desk.about()["limit"] == 6
+    desk.time_passes()
+    assert [len(desk.lease("one")), len(desk.lease("two"))] == [1, 0]
+
+
 def test_a_probe_that_is_lost_is_made_again(desk: Desk) -> None:
     desk.end(8)
     fail(desk)
