@@ -32,8 +32,10 @@ FLUSHER = (*COMMON, "max_attempts", *_KEPT, "dead_ttl_s", *_MOST)
 SUBMIT = (*COMMON, "max_payload_bytes", *_KEPT, "callback_allow", "callback_ports")
 CANCEL = (*COMMON, *_KEPT)
 PUSH = (*COMMON, "allowed_modules", "device")
-#: Every setting there is: what a worker, and whatever starts workers, takes.
-EVERY = (*COMMON, *(name for name in Settings.model_fields if name not in COMMON))
+#: Settings without a flag: whoever lists processes would read them.
+NO_FLAG = ("callback_secrets",)
+#: Every setting that has one: what a worker, and whatever starts workers, takes.
+EVERY = (*COMMON, *(name for name in Settings.model_fields if name not in (*COMMON, *NO_FLAG)))
 
 _SHORT = {"queues": "-Q", "concurrency": "-c"}
 _PANEL = "Settings (flag > UMBEL_* variable > umbel.yaml > default)"

@@ -159,14 +159,16 @@ class Stack:
                 self._say("redis", f"warning: {warning}")
 
     def _start_children(self) -> None:
-        variables = environment(self.settings)
+        # What models run as has no business with the secrets.
+        variables = environment(self.settings.model_copy(update={"callback_secrets": ()}))
         died = partial(take_back, self.settings)
         self._children = [
             Child(f"worker-{place}", ("worker",), variables, self._say, died)
             for place in range(1, self._workers + 1)
         ]
         if self._sender:
-            self._children.append(Child(_SENDER, ("sender",), variables, self._say))
+            own = environment(self.settings)
+            self._children.append(Child(_SENDER, ("sender",), own, self._say))
         if not self.settings.flusher:
             self._children.append(Child("flusher", ("flusher",), variables, self._say))
         for child in self._children:

@@ -12,14 +12,19 @@ import typer
 
 from umbel_batching.identity import known_identity
 from umbel_cli.handlers import from_handler
-from umbel_cli.options import EVERY, FLUSHER, command
+from umbel_cli.options import EVERY, FLUSHER, NO_FLAG, command
 from umbel_cli.store import client_of
 from umbel_config.callback_settings import CallbackSettings
 from umbel_config.embedded import find_store
 from umbel_config.settings import Settings, environment
 
 #: Settings of a sender of callbacks.
-SENDER = tuple(dict.fromkeys((*FLUSHER, *CallbackSettings.model_fields, "flusher", "grace_s")))
+SENDER = (
+    *FLUSHER,
+    *(name for name in CallbackSettings.model_fields if name not in (*FLUSHER, *NO_FLAG)),
+    "flusher",
+    "grace_s",
+)
 _STANDARD_INPUT = 0
 
 StopWithParent = Annotated[

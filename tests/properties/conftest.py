@@ -342,6 +342,8 @@ class Receiver:
     def judge(self, health: str) -> None:
         if health == "well":
             self.failures, self.limit = 0, min(MOST_POSTS, self.limit + 1)
+        elif health == "there":
+            self.failures = 0
         elif health == "failing":
             self.failures, self.limit = 0, max(min(MOST_POSTS, 4), self.limit // 2)
         elif health == "busy":
@@ -365,6 +367,7 @@ class OutboxModel:
     """
 
     slot: str = ""
+    marks: dict[str, str] = field(default_factory=dict)
     most: int = MOST_POSTS
     parcel: int = PARCEL
     jobs: dict[str, CalledJob] = field(default_factory=dict)
@@ -380,7 +383,7 @@ class OutboxModel:
         self.jobs[uid] = CalledJob(uid, url)
 
     def entry(self, job: CalledJob) -> str:
-        return Entry(self.slot, job.uid, job.replays).text
+        return Entry(self.slot, job.uid, job.replays, self.marks.get(job.url, "")).text
 
     def of(self, *states: State) -> list[str]:
         return [job.uid for job in self.jobs.values() if job.state in states]
@@ -436,6 +439,11 @@ class OutboxModel:
             job.fares = "p"
             self.queues[job.url][self.entry(job)] = True
         return "" if job.url else "none"
+
+    def owed(self, which: str) -> list[str]:
+        """The jobs whose callbacks a receiver is to get."""
+        pending = [job for job in self.jobs.values() if job.fares == "p"]
+        return [job.uid for job in pending if (job.url == "b") == (which == "b")]
 
     def posts(self, url: str) -> int:
         """POSTs of a queue that are due."""

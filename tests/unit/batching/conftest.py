@@ -340,6 +340,7 @@ class Desk:
         lease_ms: int = LEASE_MS,
         there_ms: int = 5_000,
         parcel: str = "",
+        to_one: int | None = None,
     ) -> Call[Leased]:
         return self.calls.lease(
             token,
@@ -348,6 +349,7 @@ class Desk:
             parcel=parcel or new_uid(),
             batch_size=size,
             there_ms=there_ms,
+            to_one=to_one,
         )
 
     def lease(self, token: str = "sender", **options: Any) -> list[Post]:
@@ -429,9 +431,15 @@ class Desk:
         return None if delivery is None else delivery.state.value
 
     def ttls(self, uid: str) -> tuple[int, int]:
-        """Seconds that the record of a job and its delivery stay; -2 for one that is not there."""
+        """Seconds that record and delivery of a job stay; -1: without limit, -2: not there."""
         keys = self.lab.keys
         return self.client.ttl(keys.job + uid), self.client.ttl(keys.delivery + uid)
+
+    def owing(self, receiver: str = QUEUE) -> tuple[int, int]:
+        """Callbacks that wait for a receiver, and bytes of their records."""
+        found = self.client.hmget(self.shared.owing, receiver, f"{receiver} bytes")
+        count, size = (int(each or 0) for each in found)
+        return count, size
 
     def about(self, receiver: str = QUEUE) -> dict[str, int]:
         """What is known of a receiver: breaker, limit and counters."""

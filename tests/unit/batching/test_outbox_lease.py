@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from umbel_batching.outbox import OUTBOX, Entry, Post, outbox_key
+from umbel_batching.retention import Retention
 
 if TYPE_CHECKING:
     from tests.unit.batching.conftest import Desk
@@ -31,6 +32,9 @@ def test_an_entry_names_job_and_run() -> None:
     assert (entry.text, entry.job_id) == (text, "abcdefgh-" + "0" * 32)
     assert entry.message_id == entry.job_id + "-7"
     assert Entry("abcdefgh", "0" * 32, 0).message_id == entry.job_id
+    shared = Entry.parse(text + "0123456789abcdef")
+    assert (shared.replays, shared.url, shared.text) == (7, "0123456789abcdef", text + shared.url)
+    assert shared.message_id == entry.message_id
 
 
 def test_a_post_is_leased_with_all_a_sender_needs(desk: Desk) -> None:
@@ -203,6 +207,42 @@ def test_nothing_stays_for_ever_of_a_sender_that_died(desk: Desk) -> None:
     desk.lease()
     desk.lab.forget(uid)
     assert 0 < desk.client.pttl(desk.shared.underway + QUEUE) <= 10 * 60_000
+
+
+# Those whose time is over are handed out whatever their receiver does, to be given up.
+
+
+def test_what_is_too_old_is_not_held_up_by_its_receiver(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(keep=Retention(callback_ttl_s=100))
+    old, new = desk.end(2)
+    name = desk.entry(old)
+    desk.client.zadd(desk.shared.outbox + QUEUE, {name: desk.lab.now() - 100_000})
+    open_until = desk.lab.now() + 60_000
+    desk.client.hset(desk.shared.receiver + QUEUE, "open_until", open_until)
+    assert entries(desk.lease()) == [old]
+    assert desk.lease() == []
+    assert desk.client.zscore(desk.shared.receivers, QUEUE) == open_until
+    desk.client.hset(desk.shared.receiver + QUEUE, "open_until", 1)
+    desk.client.zadd(desk.shared.receivers, {QUEUE: 1})
+    assert entries(desk.lease()) == [new]
+
+
+def test_a_sender_that_is_short_of_places_takes_fewer_of_one(desk: Desk) -> None:
+    desk.end(3)
+    desk.end(3, shared=True)
+    desk.end(3, OTHER)
+    posts = desk.lease(to_one=1, size=1)
+    assert sorted(post.receiver for post in posts) == [OTHER_QUEUE, QUEUE]
+    assert desk.lease(to_one=1) == []
+    desk.all_at(desk.shared.receivers, 1)
+    assert len(desk.lease(to_one=2)) == 2
+
+
+def test_one_that_takes_none_says_that_it_is_there(desk: Desk) -> None:
+    desk.end()
+    leased = desk.run(desk.lease_call(posts=0))
+    assert (leased.posts, leased.next_ms) == ([], 0)
+    assert desk.lab.members(desk.shared.senders) == ["sender"]
 
 
 # Parcels: callbacks that may share a POST.

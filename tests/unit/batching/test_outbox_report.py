@@ -104,6 +104,22 @@ def test_sent_twice_is_the_same_as_once(desk: Desk, verdict: Verdict, shared: bo
     assert desk.everything() == before
 
 
+def test_one_that_is_damaged_holds_up_nothing(desk: Desk) -> None:
+    uids = desk.end(2, shared=True)
+    (post,) = desk.lease()
+    desk.client.set(desk.lab.keys.job + uids[0], b"x" * 300)
+    assert desk.report(post, "again", pause_ms=1_000) == []
+    assert desk.waiting(post.queue) == [post.name]
+    desk.time_passes()
+    assert desk.report(desk.lease()[0]) == []
+    assert (desk.queues(), desk.state(uids[1])) == ({}, "delivered")
+    (alone,) = desk.end()
+    (post,) = desk.lease()
+    desk.client.set(desk.lab.keys.job + alone, b"x" * 300)
+    assert desk.report(post, "again", pause_ms=1_000) == []
+    assert desk.queues() == {}
+
+
 # The fence.
 
 
@@ -317,6 +333,13 @@ def test_one_that_fails_at_a_message_is_there(desk: Desk) -> None:
     assert (desk.about()["failures"], desk.about()["limit"]) == (0, 4)
     fail(desk, BREAKS - 1)
     assert pause_of(desk) <= 0
+
+
+def test_one_that_refuses_a_message_is_there(desk: Desk) -> None:
+    desk.end()
+    fail(desk, 2)
+    fail(desk, 1, "there")
+    assert (desk.about()["failures"], desk.about()["limit"]) == (0, 2)
 
 
 def test_a_receiver_that_asks_for_time_is_there(desk: Desk) -> None:

@@ -79,7 +79,9 @@ def test_all_its_queues_are_told_as_one(desk: Desk) -> None:
     assert {name: each.pending for name, each in found.items()} == {QUEUE: 9, OTHER_QUEUE: 1}
     assert found[QUEUE].next_at == 7
     desk.lease()
-    assert statuses(desk)[QUEUE].pending == 4  # a parcel counts as one
+    status = statuses(desk)[QUEUE]
+    assert (status.pending, status.under_way) == (9, 4)  # those in a parcel are under way as one
+    assert (status.pending, status.pending_bytes) == desk.owing()
 
 
 def test_leases_that_ran_out_are_not_under_way(desk: Desk) -> None:

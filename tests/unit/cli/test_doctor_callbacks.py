@@ -128,7 +128,8 @@ def judged(check: str, seen: Outbox, **given: Any) -> Finding:
 
 
 def status(receiver: str, **changes: Any) -> ReceiverStatus:
-    counts = dict.fromkeys(("pending", "under_way", "failures", "delivered", "again", "dead"), 0)
+    counts = dict.fromkeys(("pending", "pending_bytes", "under_way", "failures"), 0)
+    counts |= dict.fromkeys(("delivered", "again", "dead"), 0)
     known = {"next_at": None, "closed_until": None, "limit": None, **counts} | changes
     return ReceiverStatus(receiver=receiver, **known)
 
@@ -177,8 +178,11 @@ def test_without_a_secret(
 
 
 def test_callbacks_without_a_sender_are_named_with_their_queue() -> None:
-    queues = [Queue("b.example.com", 1200, NOW), HOOKS, Queue("b.example.com", 34, NOW)]
-    found = judged("senders", outbox(queues=queues), callback_queue="posts")
+    queues = [Queue("b.example.com", 1200, NOW), HOOKS]
+    known = [status("b.example.com", pending=1234), status("quiet.example.com")]
+    known += [status(HOOKS.receiver, pending=3)]
+    seen = outbox(queues=queues, receivers=known)
+    found = judged("senders", seen, callback_queue="posts")
     assert found.level is Level.PROBLEM
     assert "queue posts: b.example.com (1,234), hooks.example.com (3)" in found.summary
     assert "umbel sender" in found.advice
@@ -236,10 +240,12 @@ def test_receivers_that_fail_are_named_the_worst_first() -> None:
 
 
 def test_receivers_that_are_far_behind_are_a_warning() -> None:
-    seen = outbox(queues=[Queue("a", 81, NOW), Queue("b", 80, NOW)])
-    found = judged("room", seen, max_callbacks=100)
-    assert (found.level, "refused: a (81 of 100)" in found.summary) == (Level.WARNING, True)
+    seen = outbox(receivers=[status("a", pending=81, pending_bytes=2048), status("b", pending=80)])
+    found = judged("room", seen, max_callbacks=100, max_callback_bytes=2**20)
+    assert found.level is Level.WARNING
+    assert "refused: a (81 of 100, 2.0 KiB of 1.0 MiB)" in found.summary
     assert judged("room", seen, max_callbacks=102).level is Level.OK
+    assert judged("room", seen, max_callback_bytes=2500).level is Level.WARNING
 
 
 @pytest.mark.parametrize(

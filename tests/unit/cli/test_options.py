@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from umbel_batching.retention import Retention
 from umbel_cli.main import app
-from umbel_cli.options import COMMON, EVERY, command
+from umbel_cli.options import COMMON, EVERY, NO_FLAG, command
 from umbel_config.settings import Settings
 
 
@@ -37,9 +37,13 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - set(NO_FLAG)))
 def test_every_setting_has_a_flag_of_its_name(name: str) -> None:
     assert all(flag_of(name) in flags()[each] for each in ("up", "worker", "demo"))
+
+
+def test_secrets_have_no_flag_as_whoever_lists_processes_would_read_them() -> None:
+    assert not any(flag_of("callback_secrets") in options for options in flags().values())
 
 
 def test_a_flusher_takes_all_that_bounds_what_it_keeps() -> None:
