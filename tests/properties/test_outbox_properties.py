@@ -9,6 +9,7 @@ lives or decided by a sender without a lease is found. Each verb may be sent twi
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -209,8 +210,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(self.model.queues.values()))
     def lease(self, token: str, posts: int, lost: bool) -> None:
         """Where the reply is lost the call is sent again; what the first took is held by nobody."""
-        known = self.scores(self.shared.receivers)
-        self.client.zadd(self.shared.receivers, dict.fromkeys(known, 1))
+        self._make_receivers_due()
         self.leases += 1  # no two leases end in the same millisecond
         call = self.outbox.lease(
             token,
@@ -230,6 +230,10 @@ class OutboxMachine(RuleBasedStateMachine):
                 ours = sum(self.url_of(post.queue) != "b" for post in taken)
                 assert [ours, len(taken) - ours] == expected
             assert min(1, sum(expected)) <= len(taken) <= posts
+
+    def _make_receivers_due(self) -> None:
+        if known := self.scores(self.shared.receivers):
+            self.client.zadd(self.shared.receivers, dict.fromkeys(known, 1))
 
     def _take(self, post: Post) -> None:
         url = self.url_of(post.queue)
@@ -283,7 +287,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.seen)
     def redeliver(self, data: st.DataObject, again: range) -> None:
         over = [job.uid for job in self.model.jobs.values() if job.fares in ("d", "x")]
-        uid = self.one_of(data, over if over else self.seen)
+        uid = self.one_of(data, over or self.seen)
         for _ in again:
             assert self.run(self.outbox.redeliver(self.slot, uid)) == self.model.redeliver(uid)
 
@@ -431,6 +435,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.queues() == {}
         for token in SENDERS:
             self.run(self.outbox.rest(token))
+        self._make_receivers_due()
         self.run(self.outbox.lease("t", lease_ms=1, posts=1, parcel="p", there_ms=0))
         self.run(self.outbox.summon(there=0, patience_ms=1, tokens=["t"]))
         keys = list(self.client.scan_iter(match=f"{self.namespace}:*", count=5_000))
@@ -448,14 +453,16 @@ class OutboxMachine(RuleBasedStateMachine):
 def test_every_callback_has_its_place_in_any_order(
     store_redis: redis.Redis, namespace: str, make_outbox_model: type[plain.OutboxModel]
 ) -> None:
+    numbers = itertools.count()  # what a failure leaves behind must not trouble the next one
+
     class Machine(OutboxMachine):
         def __init__(self) -> None:
-            super().__init__(store_redis, namespace, make_outbox_model())
+            super().__init__(store_redis, f"{namespace}-{next(numbers)}", make_outbox_model())
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=120,
+            max_examples=80,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
+import threading
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, suppress
@@ -22,7 +25,7 @@ import redis
 from umbel_batching import wire
 from umbel_batching.calls import Calls
 from umbel_batching.deliveries import Callback
-from umbel_batching.keys import lane_keys
+from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.outbox import Entry
 from umbel_batching.policy import BatchPolicy
@@ -38,8 +41,9 @@ from umbel_batching.record import (
 )
 from umbel_batching.scripts import Runner
 from umbel_batching.values import NewJob, Settlement
+from umbel_callbacks import sender as sender_module
 from umbel_callbacks.assembly import make_sender
-from umbel_callbacks.sender import Sender
+from umbel_callbacks.sender import Sender, Tally
 from umbel_callbacks.signing import new_secret
 from umbel_config.connect import connect
 from umbel_config.settings import Settings
@@ -277,6 +281,7 @@ class Hook(Listener):
         requests: what it was sent.
         now: requests that wait for their answer.
         most: the most of them at the same time.
+        at: how many of them are meant for each receiver, by its name.
         open: unset, it lets them wait.
     """
 
@@ -284,6 +289,7 @@ class Hook(Listener):
         super().__init__(self.serve, tls)
         self.requests: list[Request] = []
         self.now = self.most = 0
+        self.at: Counter[str] = Counter()
         self.open = asyncio.Event()
         self.open.set()
         self._answers = deque(answers)
@@ -295,11 +301,15 @@ class Hook(Listener):
 
     async def serve(self, connection: Connection) -> None:
         while True:
-            self.requests.append(await connection.request())
+            request = await connection.request()
+            name = request.headers["host"]
+            self.requests.append(request)
             self.now += 1
+            self.at[name] += 1
             self.most = max(self.most, self.now)
             await self.open.wait()
             self.now -= 1
+            self.at[name] -= 1
             connection.say(*(self._answers.popleft().split("|") if self._answers else ()))
 
 
@@ -355,13 +365,15 @@ class Desk:
         self, *urls: str, shared: bool = False, metadata: Any = None, timeout_ms: int = 0
     ) -> list[Entry]:
         """One job for each URL; empty for one without a callback."""
-        meta, jobs = encode_meta(metadata), []
+        meta, jobs, entries = encode_meta(metadata), [], []
         for url in urls:
             callback = encode_callback(url, shared=shared) if url else b""
             text = tail(NO_REPLY, meta, callback=callback) + wire.encode([1.0])
             jobs.append(NewJob(new_uid(), text, timeout_ms))
+            digest = hashlib.sha1(callback, usedforsecurity=False).hexdigest()[:16]
+            entries.append(Entry(self.lane.slot, jobs[-1].uid, 0, digest if shared else ""))
         self.runner.run(self.calls.submit(self.lane, jobs))
-        return [Entry(self.lane.slot, job.uid, 0) for job in jobs]
+        return entries
 
     def settle(self, output: Any = None, error: Failure | None = None) -> None:
         """Ends all jobs that wait, in one batch."""
@@ -396,6 +408,23 @@ class Desk:
         """The states of the callbacks of these jobs."""
         return {self.callback(entry).state for entry in entries}
 
+    async def finish(self, sender: Sender, *entries: Entry) -> Tally:
+        """As many turns as it takes until nothing is left to do of these, added up."""
+        tallies: list[Tally] = []
+        end = time.monotonic() + 20
+        while not tallies or not self.states(*entries) <= {"delivered", "dead"}:
+            assert time.monotonic() < end
+            tallies.append(await sender.turn(new_uid(), 5.0, threading.Event()))
+        sums = (sum(getattr(each, name) for each in tallies) for name in Tally.__slots__)
+        return Tally(*sums)
+
+    def waiting(self) -> set[str]:
+        """Keys of the outbox that are left."""
+        keys, found = shared_keys(self.settings.namespace), set[str]()
+        for prefix in (keys.outbox, keys.underway, keys.parcel, keys.receivers, keys.senders):
+            found |= {key.decode() for key in self.client.scan_iter(match=f"{prefix}*")}
+        return found
+
 
 OpenDesk = Callable[..., Desk]
 
@@ -420,8 +449,9 @@ OpenSender = Callable[[Settings], Coroutine[None, None, Sender]]
 
 
 @pytest.fixture
-async def open_sender() -> AsyncIterator[OpenSender]:
-    """Makes senders, and closes them with the test."""
+async def open_sender(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenSender]:
+    """Makes senders whose turns end soon without work, and closes them with the test."""
+    monkeypatch.setattr(sender_module, "_LINGER_S", 0.15)
     async with AsyncExitStack() as stack:
 
         async def start(settings: Settings) -> Sender:

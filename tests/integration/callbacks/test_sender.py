@@ -36,24 +36,8 @@ QUICK = (0.05, 0.05)
 BUDGET_S = 5.0
 
 
-@pytest.fixture(autouse=True)
-def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINGER_S", 0.15)
-
-
 async def turn(sender: Sender, budget_s: float = BUDGET_S, flag: Any = None) -> Tally:
     return await sender.turn(new_uid(), budget_s, flag or threading.Event())
-
-
-async def finish(sender: Sender, desk: Desk, *entries: Entry) -> Tally:
-    """As many turns as it takes until nothing of these callbacks is left to do, added up."""
-    tallies: list[Tally] = []
-    end = time.monotonic() + 20
-    while not tallies or not desk.states(*entries) <= {"delivered", "dead"}:
-        assert time.monotonic() < end
-        tallies.append(await turn(sender))
-    sums = (sum(getattr(each, name) for each in tallies) for name in Tally.__slots__)
-    return Tally(*sums)
 
 
 def secret_of(desk: Desk) -> str:
@@ -65,20 +49,12 @@ def verified(desk: Desk, request: Request) -> Any:
     return Webhook(secret_of(desk)).verify(request.body, request.headers)
 
 
-def waiting(desk: Desk) -> set[str]:
-    """Keys of the outbox that are left."""
-    keys, found = shared_keys(desk.settings.namespace), set[str]()
-    for prefix in (keys.outbox, keys.underway, keys.parcel, keys.receivers, keys.senders):
-        found |= {key.decode() for key in desk.client.scan_iter(match=f"{prefix}*")}
-    return found
-
-
 async def test_a_callback_is_delivered_with_a_valid_signature(
     start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
 ) -> None:
     hook, desk = await start_hook(), open_desk()
     (entry,) = desk.ended(hook.url(), output=[1, 2])
-    tally = await finish(await open_sender(desk.settings), desk, entry)
+    tally = await desk.finish(await open_sender(desk.settings), entry)
     assert tally == Tally(posts=1, delivered=1)
     (request,) = hook.requests
     event = verified(desk, request)
@@ -87,7 +63,7 @@ async def test_a_callback_is_delivered_with_a_valid_signature(
     callback = desk.callback(entry)
     assert (callback.state, callback.attempts, callback.last_status) == ("delivered", 1, 204)
     assert callback.next_at is None
-    assert waiting(desk) == set()
+    assert desk.waiting() == set()
 
 
 async def test_failures_are_tried_again_with_the_same_id_and_a_newer_timestamp(
@@ -102,7 +78,7 @@ async def test_failures_are_tried_again_with_the_same_id_and_a_newer_timestamp(
     monkeypatch.setattr(module, "time", clock)
     hook, desk = await start_hook("500 Oh", "502 No"), open_desk(callback_schedule_s=QUICK)
     (entry,) = desk.ended(hook.url())
-    tally = await finish(await open_sender(desk.settings), desk, entry)
+    tally = await desk.finish(await open_sender(desk.settings), entry)
     assert tally == Tally(posts=3, delivered=1, again=2)
     assert hook.ids == [entry.job_id] * 3
     assert len({request.body for request in hook.requests}) == 1
@@ -130,14 +106,14 @@ async def test_the_schedule_has_an_end(
     hook = await start_hook(*["500 Oh"] * 9)
     desk = open_desk(callback_schedule_s=QUICK)
     (entry,) = desk.ended(hook.url())
-    tally = await finish(await open_sender(desk.settings), desk, entry)
+    tally = await desk.finish(await open_sender(desk.settings), entry)
     assert tally == Tally(posts=3, again=2, dead=1)
     callback = desk.callback(entry)
     assert (callback.state, callback.attempts, callback.next_at) == ("dead", 3, None)
     assert callback.log[-1].note == "Oh; given up after 3 attempts"
     assert f"callback {entry.job_id} given up (status 500, Oh; given up after 3" in caplog.text
     assert "hidden" not in caplog.text
-    assert waiting(desk) == set()
+    assert desk.waiting() == set()
 
 
 async def test_gone_is_the_end_at_once(
@@ -145,7 +121,7 @@ async def test_gone_is_the_end_at_once(
 ) -> None:
     hook, desk = await start_hook("410 Gone"), open_desk(callback_schedule_s=QUICK)
     (entry,) = desk.ended(hook.url())
-    tally = await finish(await open_sender(desk.settings), desk, entry)
+    tally = await desk.finish(await open_sender(desk.settings), entry)
     assert tally == Tally(posts=1, dead=1)
     assert (desk.callback(entry).state, len(hook.requests)) == ("dead", 1)
 
@@ -160,78 +136,9 @@ async def test_a_receiver_that_asks_for_time_gets_it(
     began = time.monotonic()
     assert await turn(sender) == Tally(posts=1, again=1)
     assert len(hook.requests) == 1, "another callback went to a receiver that asked for time"
-    await finish(sender, desk, *entries)
+    await desk.finish(sender, *entries)
     assert time.monotonic() - began >= 1
     assert len(hook.requests) == 4
-
-
-async def test_a_receiver_that_hangs_delays_no_other(
-    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
-) -> None:
-    slow, quick, desk = await start_hook(), await start_hook(), open_desk(callback_concurrency=12)
-    slow.open.clear()
-    late = desk.ended(*[slow.url()] * 20)
-    soon = desk.ended(*[quick.url()] * 20)
-    sender = await open_sender(desk.settings)
-    turning = asyncio.create_task(turn(sender))
-    await until(lambda: desk.states(*soon) == {"delivered"}, "the quick receiver has all")
-    assert desk.states(*late) == {"pending"}
-    slow.open.set()
-    await turning
-    await finish(sender, desk, *late)
-
-
-@pytest.mark.parametrize("most", [1, 3])
-async def test_a_receiver_has_no_more_at_once_than_is_set(
-    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until, most: int
-) -> None:
-    hook, desk = await start_hook(), open_desk(callback_host_concurrency=most)
-    hook.open.clear()
-    entries = desk.ended(*[hook.url()] * 12)
-    senders = [await open_sender(desk.settings) for _ in range(2)]
-    turning = [asyncio.create_task(turn(sender)) for sender in senders]
-    await until(lambda: hook.now == most, "as many as are allowed are under way")
-    hook.open.set()
-    tallies = await asyncio.gather(*turning)
-    await finish(senders[0], desk, *entries)
-    assert hook.most == most
-    assert sorted(hook.ids) == sorted(entry.job_id for entry in entries)
-    assert sum(tally.posts for tally in tallies) <= len(entries)
-
-
-async def test_a_sender_has_no_more_under_way_than_is_set(
-    start_hook: StartHook,
-    listen: StartListener,
-    open_desk: OpenDesk,
-    open_sender: OpenSender,
-    until: Until,
-) -> None:
-    hook, desk = await start_hook(), open_desk(callback_concurrency=3)
-    hook.open.clear()
-    places = [await listen(hook.serve) for _ in range(4)]
-    entries = desk.ended(*[place.url() for place in places] * 3)
-    sender = await open_sender(desk.settings)
-    turning = asyncio.create_task(turn(sender))
-    await until(lambda: hook.now == 3, "three are under way")
-    hook.open.set()
-    await turning
-    await finish(sender, desk, *entries)
-    assert hook.most == 3
-
-
-async def test_nothing_is_sent_without_a_secret_for_its_host(
-    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
-) -> None:
-    desk = open_desk(
-        callback_secrets=(f"other.example={new_secret()}",), callback_schedule_s=(0.05,)
-    )
-    hook = await start_hook()
-    (entry,) = desk.ended(hook.url())
-    tally = await finish(await open_sender(desk.settings), desk, entry)
-    assert tally == Tally(posts=2, again=1, dead=1)
-    callback = desk.callback(entry)
-    assert (callback.state, callback.last_status, hook.connections) == ("dead", None, 0)
-    assert "there is no secret to sign what goes to 127.0.0.1" in callback.log[0].note
 
 
 async def test_a_host_with_a_secret_of_its_own_gets_no_other(
@@ -240,7 +147,7 @@ async def test_a_host_with_a_secret_of_its_own_gets_no_other(
     own, common, hook = new_secret(), new_secret(), await start_hook()
     desk = open_desk(callback_secrets=(common, f"127.0.0.1={own}"))
     (entry,) = desk.ended(hook.url())
-    await finish(await open_sender(desk.settings), desk, entry)
+    await desk.finish(await open_sender(desk.settings), entry)
     (request,) = hook.requests
     assert Webhook(own).verify(request.body, request.headers)
     assert " " not in request.headers["webhook-signature"]
@@ -252,7 +159,7 @@ async def test_secrets_that_rotate_sign_side_by_side(
     secrets, hook = (new_secret(), new_secret()), await start_hook()
     desk = open_desk(callback_secrets=secrets)
     (entry,) = desk.ended(hook.url())
-    await finish(await open_sender(desk.settings), desk, entry)
+    await desk.finish(await open_sender(desk.settings), entry)
     (request,) = hook.requests
     assert all(Webhook(each).verify(request.body, request.headers) for each in secrets)
 
@@ -262,7 +169,7 @@ async def test_many_results_in_one_post_keep_its_id_over_retries(
 ) -> None:
     hook, desk = await start_hook("500 Oh", "503 No"), open_desk(callback_schedule_s=QUICK)
     entries = desk.ended(*[hook.url()] * 30, shared=True)
-    tally = await finish(await open_sender(desk.settings), desk, *entries)
+    tally = await desk.finish(await open_sender(desk.settings), *entries)
     assert tally == Tally(posts=3, delivered=30, again=60)
     assert len(set(hook.ids)) == 1
     assert len({request.body for request in hook.requests}) == 1
@@ -270,7 +177,7 @@ async def test_many_results_in_one_post_keep_its_id_over_retries(
     assert told["type"] == "job.batch"
     assert {each["data"]["id"] for each in told["data"]} == {entry.job_id for entry in entries}
     assert {desk.callback(entry).attempts for entry in entries} == {3}
-    assert waiting(desk) == set()
+    assert desk.waiting() == set()
 
 
 async def test_parcels_are_no_larger_than_is_set(
@@ -279,7 +186,7 @@ async def test_parcels_are_no_larger_than_is_set(
     hook, desk = await start_hook(), open_desk(callback_batch_size=10)
     entries = desk.ended(*[hook.url()] * 25, shared=True)
     alone = desk.ended(*[hook.url()] * 2)
-    await finish(await open_sender(desk.settings), desk, *entries, *alone)
+    await desk.finish(await open_sender(desk.settings), *entries, *alone)
     told = [verified(desk, request) for request in hook.requests]
     sizes = [len(each["data"]) for each in told if each["type"] == "job.batch"]
     assert sorted(sizes) == [5, 10, 10]
@@ -294,93 +201,10 @@ async def test_thin_by_setting(
     hook = await start_hook()
     desk = open_desk(callback_payload="thin", callback_link="https://app.example.com/{id}")
     (entry,) = desk.ended(hook.url(), output="secret")
-    await finish(await open_sender(desk.settings), desk, entry)
+    await desk.finish(await open_sender(desk.settings), entry)
     data = verified(desk, hook.requests[0])["data"]
     assert data["link"] == f"https://app.example.com/{entry.job_id}"
     assert b"secret" not in hook.requests[0].body
-
-
-async def test_the_stop_flag_ends_a_turn_after_what_is_under_way(
-    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
-) -> None:
-    hook, desk, flag = await start_hook(), open_desk(callback_host_concurrency=1), threading.Event()
-    hook.open.clear()
-    entries = desk.ended(*[hook.url()] * 2)
-    sender = await open_sender(desk.settings)
-    turning = asyncio.create_task(turn(sender, flag=flag))
-    await until(lambda: hook.now == 1, "the first is under way")
-    flag.set()
-    done, _ = await asyncio.wait([turning], timeout=0.3)
-    assert not done, "it did not wait for what was under way"
-    hook.open.set()
-    assert await turning == Tally(posts=1, delivered=1)
-    assert sorted(desk.callback(entry).state for entry in entries) == ["delivered", "pending"]
-    assert len(hook.requests) == 1
-
-
-async def test_a_turn_without_work_ends_by_itself(
-    open_desk: OpenDesk, open_sender: OpenSender
-) -> None:
-    desk = open_desk()
-    began = time.monotonic()
-    assert await turn(await open_sender(desk.settings)) == Tally()
-    assert module._LINGER_S <= time.monotonic() - began < BUDGET_S
-    assert waiting(desk) == set()
-
-
-async def test_a_turn_hears_of_what_comes_while_it_lingers(
-    start_hook: StartHook,
-    open_desk: OpenDesk,
-    open_sender: OpenSender,
-    until: Until,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_LINGER_S", 60)
-    hook, desk, flag = await start_hook(), open_desk(), threading.Event()
-    turning = asyncio.create_task(turn(await open_sender(desk.settings), 60, flag))
-    senders = shared_keys(desk.settings.namespace).senders
-    await until(lambda: desk.client.zcard(senders), "the sender is there")
-    (entry,) = desk.ended(hook.url())
-    await until(lambda: desk.states(entry) == {"delivered"}, "it is delivered by the same turn")
-    flag.set()
-    assert await turning == Tally(posts=1, delivered=1)
-
-
-async def test_a_spent_budget_ends_a_turn_and_what_is_under_way_goes_on(
-    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
-) -> None:
-    hook, desk = await start_hook(), open_desk()
-    hook.open.clear()
-    (entry,) = desk.ended(hook.url())
-    sender = await open_sender(desk.settings)
-    assert await turn(sender, 0.0) == Tally()
-    assert hook.requests == []
-    assert await turn(sender, 0.2) == Tally()
-    await until(lambda: hook.now, "it is under way")
-    hook.open.set()
-    await until(lambda: desk.states(entry) == {"delivered"}, "it is delivered after the turn")
-    assert len(hook.requests) == 1
-
-
-async def test_a_hundred_receivers_are_served_at_once(
-    start_hook: StartHook,
-    listen: StartListener,
-    open_desk: OpenDesk,
-    open_sender: OpenSender,
-    until: Until,
-) -> None:
-    hook, desk = await start_hook(), open_desk()
-    hook.open.clear()
-    places = [await listen(hook.serve) for _ in range(100)]
-    entries = desk.ended(*[place.url() for place in places])
-    sender = await open_sender(desk.settings)
-    turning = asyncio.create_task(turn(sender))
-    await until(lambda: hook.now == 100, "all have their POST at the same time")
-    hook.open.set()
-    await turning
-    await finish(sender, desk, *entries)
-    assert desk.states(*entries) == {"delivered"}
-    assert {place.connections for place in places} == {1}
 
 
 async def test_a_receiver_that_dies_in_the_middle_is_tried_again(
@@ -396,71 +220,11 @@ async def test_a_receiver_that_dies_in_the_middle_is_tried_again(
 
     desk = open_desk(callback_schedule_s=QUICK)
     (entry,) = desk.ended((await listen(serve)).url())
-    tally = await finish(await open_sender(desk.settings), desk, entry)
+    tally = await desk.finish(await open_sender(desk.settings), entry)
     assert tally == Tally(posts=2, delivered=1, again=1)
     first, second = desk.callback(entry).log
     assert first.note == "the connection was closed without an answer"
     assert (first.status, second.status) == (0, 204)
-
-
-async def test_a_receiver_that_is_down_is_left_alone_after_some_attempts(
-    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
-) -> None:
-    hook, desk = await start_hook(*["503 No"] * 50), open_desk(callback_schedule_s=(0.05,) * 50)
-    desk.ended(*[hook.url()] * 4)
-    sender = await open_sender(desk.settings)
-    while len(hook.requests) < 5:
-        await turn(sender)
-    await turn(sender)
-    assert len(hook.requests) <= 8, "the breaker did not open"
-
-
-async def test_a_record_that_is_gone_leaves_the_outbox(
-    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
-) -> None:
-    desk, hook = open_desk(), await start_hook()
-    (entry,) = desk.ended(hook.url())
-    desk.client.delete(desk.keys.job + entry.uid)
-    assert await turn(await open_sender(desk.settings)) == Tally(posts=1)
-    assert (hook.connections, waiting(desk)) == (0, set())
-
-
-async def test_what_goes_wrong_in_the_sender_is_told_and_harms_no_other(
-    start_hook: StartHook,
-    open_desk: OpenDesk,
-    open_sender: OpenSender,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    desk, hook = open_desk(), await start_hook()
-    sender = await open_sender(desk.settings)
-    right = sender.poster.post
-
-    async def post(url: str, *more: Any) -> Any:
-        if url.endswith("/bad"):
-            raise RuntimeError("a bug")
-        return await right(url, *more)
-
-    monkeypatch.setattr(sender.poster, "post", post)
-    bad, good = desk.ended(hook.url("/bad"), hook.url("/good"))
-    await finish(sender, desk, good)
-    assert (desk.callback(bad).state, desk.callback(good).state) == ("pending", "delivered")
-    assert "callback not sent: RuntimeError" in caplog.text
-
-
-async def test_a_sender_that_closes_leaves_what_is_under_way_to_others(
-    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender, until: Until
-) -> None:
-    hook, desk = await start_hook(), open_desk()
-    hook.open.clear()
-    (entry,) = desk.ended(hook.url())
-    sender = await open_sender(desk.settings)
-    await turn(sender, 0.2)
-    await until(lambda: hook.now, "it is under way")
-    await sender.aclose()
-    assert desk.states(entry) == {"pending"}
-    keys = shared_keys(desk.settings.namespace)
-    assert [key async for key in sender.runner.client.scan_iter(match=f"{keys.underway}*")]
 
 
 async def test_a_job_that_is_replayed_has_a_callback_with_an_id_of_its_own(
@@ -470,10 +234,10 @@ async def test_a_job_that_is_replayed_has_a_callback_with_an_id_of_its_own(
     (entry,) = desk.submit(hook.url())
     sender = await open_sender(desk.settings)
     desk.settle(error=Failure("ValueError", "unlucky"))
-    await finish(sender, desk, entry)
+    await desk.finish(sender, entry)
     assert desk.runner.run(desk.calls.replay(desk.lane.slot, entry.uid)).done
     desk.settle("fine")
-    await finish(sender, desk, entry)
+    await desk.finish(sender, entry)
     assert hook.ids == [entry.job_id, f"{entry.job_id}-1"]
     kinds = [json.loads(request.body)["type"] for request in hook.requests]
     assert kinds == ["job.failed", "job.succeeded"]
@@ -485,9 +249,9 @@ async def test_a_callback_that_is_redelivered_keeps_its_id(
     hook, desk = await start_hook("410 Gone"), open_desk()
     (entry,) = desk.ended(hook.url())
     sender = await open_sender(desk.settings)
-    await finish(sender, desk, entry)
+    await desk.finish(sender, entry)
     assert desk.states(entry) == {"dead"}
     assert desk.runner.run(sender.calls.redeliver(entry.slot, entry.uid)) == ""
-    await finish(sender, desk, entry)
+    await desk.finish(sender, entry)
     assert desk.states(entry) == {"delivered"}
     assert hook.ids == [entry.job_id] * 2
