@@ -222,7 +222,7 @@ class Sender:
         if letter.url is None:
             return Report(letter.post, "gone", "unknown")
         keys = self.secrets.for_host(letter.host)
-        if self.retries.over(letter.delivery, now_ms):
+        if not letter.damage and self.retries.over(letter.delivery, now_ms):
             answer = TOO_LATE
         elif keys and not letter.damage:
             headers = sign(keys, letter.post.message_id, time.time(), letter.body)

@@ -62,6 +62,10 @@ SENDERS = ["sender-a", "sender-b"]
 VERDICTS: list[Verdict] = ["delivered", "again", "dead"]
 twice = st.booleans().map(lambda again: range(1 + again))
 senders = st.sampled_from(SENDERS)
+urls = st.lists(st.sampled_from([*"ammb", ""]), min_size=1, max_size=8)
+places = st.sets(st.integers(0, 7))
+verdicts = st.sampled_from(VERDICTS)
+healths = st.sampled_from(["sick", "sick", "well", "there", "failing", "busy", "unknown"])
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -123,7 +127,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     # Jobs come and end.
 
-    @rule(urls=st.lists(st.sampled_from([*"ammb", ""]), min_size=1, max_size=8), again=twice)
+    @rule(urls=urls, again=twice)
     def submit(self, urls: list[str], again: range) -> None:
         rows = [(new_uid(), url) for url in urls]
         texts = [tail(NO_REPLY, b"", Priority.NORMAL, CALLBACKS[url]) + b"in" for url in urls]
@@ -134,7 +138,12 @@ class OutboxMachine(RuleBasedStateMachine):
             self.model.submit(uid, url)
             self.seen.append(uid)
 
-    @rule(failing=st.sets(st.integers(0, 7)), cancelled=st.booleans(), again=twice)
+    @rule(urls=urls, failing=places, again=twice)
+    def submit_and_run(self, urls: list[str], failing: set[int], again: range) -> None:
+        self.submit(urls, again)
+        self.run_a_batch(failing, cancelled=False, again=again)
+
+    @rule(failing=places, cancelled=st.booleans(), again=twice)
     @precondition(lambda self: self.model.of(State.QUEUED))
     def run_a_batch(self, failing: set[int], cancelled: bool, again: range) -> None:
         claimed = self._claim()
@@ -189,7 +198,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.model.end(uid, how)
 
     @rule(data=st.data(), again=twice)
-    @precondition(lambda self: self.model.jobs)
+    @precondition(lambda self: len(self.model.jobs) > 5)
     def forget(self, data: st.DataObject, again: range) -> None:
         uid = self.one_of(data, self.model.jobs)
         found = [self.run(self.calls.forget(self.slot, uid)) for _ in again]
@@ -253,14 +262,28 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        verdict=st.sampled_from(VERDICTS),
-        health=st.sampled_from(["sick", "sick", "well", "there", "failing", "busy", "unknown"]),
+        verdict=verdicts,
+        health=healths,
         again=twice,
     )
     @precondition(lambda self: self.leased)
     def report(self, data: st.DataObject, verdict: Verdict, health: Any, again: range) -> None:
         """By the one who holds the lease, or by one who held it long ago."""
-        post = data.draw(st.sampled_from(self.leased[-12:]))
+        self._report(data.draw(st.sampled_from(self.leased[-12:])), verdict, health, again)
+
+    @rule(
+        token=senders,
+        answers=st.lists(st.tuples(verdicts, healths, twice), min_size=1, max_size=9),
+    )
+    @precondition(lambda self: any(any(names.values()) for names in self.model.queues.values()))
+    def deliver(self, token: str, answers: list[tuple[Verdict, Any, range]]) -> None:
+        """All that a sender does in a turn; it is stopped before it has written of all POSTs."""
+        before = len(self.leased)
+        self.lease(token, 64, lost=False)
+        for post, answer in zip(self.leased[before:], answers, strict=False):
+            self._report(post, *answer)
+
+    def _report(self, post: Post, verdict: Verdict, health: Any, again: range) -> None:
         if not self.model.current(post.entries):
             verdict, health = "gone", "unknown"
         told = Report(post, verdict, health, status=200, pause_ms=FAR_MS, alone_ms=FAR_MS)
@@ -287,14 +310,9 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.seen)
     def redeliver(self, data: st.DataObject, again: range) -> None:
         over = [job.uid for job in self.model.jobs.values() if job.fares in ("d", "x")]
-        uid = self.one_of(data, over or self.seen)
+        uid = self.one_of(data, over or self.model.jobs or self.seen)
         for _ in again:
             assert self.run(self.outbox.redeliver(self.slot, uid)) == self.model.redeliver(uid)
-
-    @rule(token=senders, again=twice)
-    def rest(self, token: str, again: range) -> None:
-        for _ in again:
-            self.run(self.outbox.rest(token))
 
     # What befalls them, and flushers.
 
@@ -311,6 +329,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.model.queues[url][name] = True
 
     @rule()
+    @precondition(lambda self: any(not all(names.values()) for names in self.model.queues.values()))
     def time_passes(self) -> None:
         """Breakers may be tried again, and what was put off is due; leases go on."""
         for url, names in self.queues().items():
@@ -325,16 +344,16 @@ class OutboxMachine(RuleBasedStateMachine):
                 self.model.receivers[which].open = False
                 self.client.hset(self.shared.receiver + host, "open_until", 1)
 
-    @rule(token=senders)
-    def a_sender_dies(self, token: str) -> None:
-        """Its time is over, and that of the flushers has come, if they waited for it."""
-        if self.client.zadd(self.shared.senders, {token: 1}, xx=True, ch=True):
-            self.client.zadd(self.shared.wake, {OUTBOX: 1}, xx=True)
-
-    @rule(there=st.integers(0, 2), again=twice)
-    def summon(self, there: int, again: range) -> None:
-        names = SENDERS[:there]
-        call = self.outbox.summon(there=there, patience_ms=PATIENCE_MS, tokens=names)
+    @rule(what=st.sampled_from(["rest", "die", "summon"]), there=st.integers(0, 2), again=twice)
+    def senders_come_and_go(self, what: str, there: int, again: range) -> None:
+        """One that dies: its time is over, and the flushers' has come, if they waited for it."""
+        token, names = SENDERS[there % 2], SENDERS[:there]
+        summon = self.outbox.summon(there=there, patience_ms=PATIENCE_MS, tokens=names)
+        if what == "die":
+            if self.client.zadd(self.shared.senders, {token: 1}, xx=True, ch=True):
+                self.client.zadd(self.shared.wake, {OUTBOX: 1}, xx=True)
+            return
+        call = self.outbox.rest(token) if what == "rest" else summon
         assert len({self.run(call) for _ in again}) == 1
 
     # What must hold at any time.

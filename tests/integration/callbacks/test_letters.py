@@ -10,7 +10,7 @@ import pytest
 
 from umbel_batching.outbox import Entry, Post
 from umbel_batching.record import HEAD, Failure
-from umbel_callbacks.letters import Letter
+from umbel_callbacks.letters import Draft, Letter
 from umbel_callbacks.sender import Sender
 from umbel_registry import Catalog
 from umbel_registry.manifest import ModelFile, build_manifest
@@ -28,8 +28,15 @@ async def leased(sender: Sender) -> list[Post]:
     return (await sender.runner.run(call)).posts
 
 
+async def letters_for(sender: Sender, posts: list[Post]) -> list[Letter]:
+    """Letters for these POSTs, in their order."""
+    drafts = await sender.letters.read(posts)
+    assert [draft.post for draft in drafts] == posts
+    return [await sender.letters.write(draft) for draft in drafts]
+
+
 async def read(sender: Sender) -> list[Letter]:
-    return await sender.letters.read(await leased(sender))
+    return await letters_for(sender, await leased(sender))
 
 
 def said(letter: Letter) -> Any:
@@ -97,7 +104,7 @@ async def test_a_forgotten_job_has_nothing_to_send(
     sender = await open_sender(desk.settings)
     posts = await leased(sender)
     desk.runner.run(desk.calls.forget(desk.lane.slot, entry.uid))
-    (letter,) = await sender.letters.read(posts)
+    (letter,) = await letters_for(sender, posts)
     assert (letter.url, letter.body) == (None, b"")
 
 
@@ -111,11 +118,12 @@ async def test_a_job_that_was_replayed_since_has_a_callback_of_its_own(
     sender = await open_sender(desk.settings)
     posts = await leased(sender)
     assert desk.runner.run(desk.calls.replay(desk.lane.slot, entry.uid)).done
-    assert [each.url for each in await sender.letters.read(posts)] == [None]
+    assert [each.url for each in await letters_for(sender, posts)] == [None]
     desk.settle("fine")
-    assert [each.url for each in await sender.letters.read(posts)] == [None]
+    assert [each.url for each in await letters_for(sender, posts)] == [None]
     (letter,) = [each for each in await read(sender) if each.url]
-    assert letter.post.entries == (Entry(entry.slot, entry.uid, 1),)
+    assert letter.post.entries == (Entry(entry.slot, entry.uid, 1, entry.url),)
+    assert bool(entry.url) is shared
     if not shared:
         assert letter.post.message_id == f"{entry.job_id}-1"
         assert said(letter)["data"]["output"] == "fine"
@@ -131,7 +139,7 @@ async def test_a_parcel_holds_all_that_are_left(
     posts = await leased(sender)
     assert sorted(len(post.entries) for post in posts) == [1, 5]
     desk.runner.run(desk.calls.forget(desk.lane.slot, entries[2].uid))
-    letters = {len(each.post.entries): each for each in await sender.letters.read(posts)}
+    letters = {len(each.post.entries): each for each in await letters_for(sender, posts)}
     parcel = said(letters[5])
     assert (parcel["type"], letters[5].url) == ("job.batch", URL)
     ids = {event["data"]["id"] for event in parcel["data"]}
@@ -148,7 +156,7 @@ async def test_the_same_is_read_for_each_attempt(
     desk.ended(URL)
     sender = await open_sender(desk.settings)
     posts = await leased(sender)
-    first, second = [await sender.letters.read(posts) for _ in range(2)]
+    first, second = [await letters_for(sender, posts) for _ in range(2)]
     assert [each.body for each in first] == [each.body for each in second]
 
 
@@ -231,6 +239,49 @@ async def test_a_batch_that_the_store_has_lost_leaves_its_times_open(
 async def test_nothing_to_read(open_desk: OpenDesk, open_sender: OpenSender) -> None:
     sender = await open_sender(open_desk().settings)
     assert await sender.letters.read([]) == []
+
+
+async def test_a_parcel_without_entries_has_nothing_to_send(
+    open_desk: OpenDesk, open_sender: OpenSender
+) -> None:
+    sender = await open_sender(open_desk().settings)
+    (letter,) = await letters_for(sender, [Post("127.0.0.1:9#", f"={'p' * 32}001", "1", ())])
+    assert (letter.url, letter.body, letter.damage) == (None, b"", "")
+
+
+async def test_single_posts_are_read_together_and_parcels_as_they_are_written(
+    open_desk: OpenDesk, open_sender: OpenSender
+) -> None:
+    desk = open_desk()
+    single = desk.ended(URL, "http://127.0.0.2:9/hook")
+    shared = desk.ended(*[URL] * 3, shared=True)
+    sender = await open_sender(desk.settings)
+    drafts = await sender.letters.read(await leased(sender))
+    held = {draft.post.entries: draft.pieces for draft in drafts}
+    (parcel,) = [draft for draft in drafts if draft.post.is_parcel]
+    assert (len(held), parcel.pieces) == (3, None)
+    assert sorted(entry.uid for entry in parcel.post.entries) == [each.uid for each in shared]
+    for entry in single:
+        desk.client.delete(desk.keys.job + entry.uid)  # is not read again
+        pieces = held[entry,]
+        assert pieces is not None
+        assert len(pieces) == 1
+    letters = [await sender.letters.write(draft) for draft in drafts]
+    told = {letter.post.entries: said(letter) for letter in letters}
+    assert {told[entry,]["data"]["id"] for entry in single} == {each.job_id for each in single}
+    assert len(told[parcel.post.entries]["data"]) == 3
+
+
+async def test_a_draft_of_which_nothing_was_read_is_read_by_itself(
+    open_desk: OpenDesk, open_sender: OpenSender
+) -> None:
+    desk = open_desk()
+    desk.ended(URL, URL)
+    desk.ended(*[URL] * 2, shared=True)
+    sender = await open_sender(desk.settings)
+    posts = await leased(sender)
+    apart = [await sender.letters.write(Draft(post)) for post in posts]
+    assert apart == await letters_for(sender, posts)
 
 
 def damage(desk: Desk, entry: Entry, how: str) -> None:

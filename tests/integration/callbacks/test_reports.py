@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from umbel_batching.keys import shared_keys
 from umbel_batching.outbox import OutboxCalls, Report
 from umbel_batching.scripts import AsyncRunner, Call
 from umbel_callbacks import reports as module
@@ -105,15 +106,46 @@ async def test_what_gives_way_goes_when_other_results_go(
     desk = open_desk(max_dead_callbacks=1, result_ttl_s=60, dead_ttl_s=5000)
     runner = run(desk.settings)
     reports = Reports(runner, OutboxCalls.of(desk.settings))
-    entries = []
+    entries, once = [], shared_keys(desk.settings.namespace).once
     for _ in range(2):
         entries += desk.ended(URL)
+        desk.client.set(once + entries[-1].uid, "as of a job with an idempotency key")
         for report in await attempts(desk, runner, verdict="dead", health="unknown", status=410):
             reports.add(report)
         await reports.written()
     assert desk.states(*entries) == {"dead"}
     left = [desk.client.ttl(desk.keys.job + entry.uid) for entry in entries]
     assert left[0] <= 60 < left[1]
+    held = [desk.client.ttl(once + entry.uid) for entry in entries]
+    assert 0 < held[0] <= 60 + desk.settings.tombstone_ttl_s < held[1]
+
+
+async def test_a_report_that_cannot_be_written_stops_no_other(
+    open_desk: OpenDesk, run: Callable[[Settings], Counting], caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = open_desk()
+    hosts = [f"127.0.0.{n}:9" for n in range(1, 6)]
+    entries = desk.ended(*(f"http://{host}/hook" for host in hosts))
+    runner = run(desk.settings)
+    reports = Reports(runner, OutboxCalls.of(desk.settings))
+    given = await attempts(desk, runner)
+    broken = shared_keys(desk.settings.namespace).underway + hosts[2]
+    desk.client.set(broken, "no sorted set")
+    for report in given:
+        reports.add(report)
+    await reports.written()
+    assert runner.sizes == [5, 1, 1, 1, 1, 1]
+    good = [entry for entry in entries if entry is not entries[2]]
+    assert desk.states(*good) == {"delivered"}
+    assert {len(desk.callback(entry).log) for entry in good} == {1}, "one was written twice"
+    (line,) = caplog.messages
+    assert line.startswith(f"{hosts[2]}: what became of callback {entries[2].job_id} cannot be")
+    assert desk.states(entries[2]) == {"pending"}
+    desk.client.delete(broken)
+    (late,) = [report for report in given if report.post.receiver == hosts[2]]
+    reports.add(late)
+    await reports.written()
+    assert desk.states(*entries) == {"delivered"}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import yarl
 
 from umbel_callbacks.guard import Guard
-from umbel_callbacks.names import NameServers, SystemNames, name_service
+from umbel_callbacks.names import LookupsBusy, NameServers, SystemNames, name_service
 from umbel_callbacks.resolver import CheckedSockets, make_connector, receiving
 from umbel_callbacks.urls import parse_url
 from umbel_config.errors import ConfigError, InvalidInput, ReceiverRefused
@@ -357,6 +357,37 @@ async def test_a_slow_name_holds_up_only_itself_and_one_thread(
         assert all("no answer about slow.example" in str(outcome) for outcome in outcomes)
         assert await names.addresses("fast.example", 443) == [ip_address("8.8.8.8")]
         assert asked == ["slow.example", "fast.example"]
+    finally:
+        release.set()
+        names.close()
+
+
+async def test_a_name_that_waits_behind_slow_ones_was_not_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release, asked = threading.Event(), []
+
+    def look_up(host: str, port: int, **options: Any) -> list[Any]:
+        asked.append(host)
+        release.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("8.8.8.8", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    names = SystemNames(0.1, threads=2)
+    try:
+        hosts = ("slow1.example", "slow2.example", "good.example", "good.example")
+        outcomes = await asyncio.gather(
+            *(names.addresses(host, 443) for host in hosts), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [
+            *[socket.gaierror] * 2,
+            *[LookupsBusy] * 2,
+        ]
+        assert str(outcomes[3]).startswith("good.example was not looked up: too many slow names")
+        assert sorted(asked) == ["slow1.example", "slow2.example"]
+        release.set()
+        assert await names.addresses("good.example", 443) == [ip_address("8.8.8.8")]
+        assert asked.count("good.example") == 1, "a lookup that waited was begun twice"
     finally:
         release.set()
         names.close()

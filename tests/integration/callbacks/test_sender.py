@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
@@ -12,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from standardwebhooks import Webhook
 
-from umbel_batching.keys import shared_keys
 from umbel_batching.lanes import new_uid
-from umbel_batching.outbox import Entry
 from umbel_batching.record import Failure
 from umbel_callbacks import sender as module
 from umbel_callbacks.sender import Sender, Tally
@@ -193,6 +190,19 @@ async def test_parcels_are_no_larger_than_is_set(
     assert len(hook.requests) == 5
     assert len(set(hook.ids)) == 5
     assert desk.states(*entries, *alone) == {"delivered"}
+
+
+async def test_parcels_are_no_larger_than_thin_results_fit_in(
+    start_hook: StartHook, open_desk: OpenDesk, open_sender: OpenSender
+) -> None:
+    link = "https://app.example.com/{id}"
+    desk = open_desk(callback_max_bytes=5 * 1024, callback_link=link, callback_payload="thin")
+    hook = await start_hook()
+    entries = desk.ended(*[hook.url()] * 25, shared=True)
+    await desk.finish(await open_sender(desk.settings), *entries)
+    sizes = [len(verified(desk, request)["data"]) for request in hook.requests]
+    assert sorted(sizes) == [5, 10, 10]
+    assert max(len(request.body) for request in hook.requests) <= 5 * 1024
 
 
 async def test_thin_by_setting(

@@ -150,19 +150,27 @@ def test_a_turn_tells_what_it_did_and_ends_with_its_flag(
     assert receiver.bodies == []
 
 
-def test_closing_gives_up_what_is_under_way_and_ends_the_thread(
-    site: Settings, receiver: Receiver, wait_until: WaitUntil
+@pytest.mark.parametrize(("answered", "state"), [(True, "delivered"), (False, "pending")])
+def test_closing_waits_as_long_as_an_attempt_may_take_and_ends_the_thread(
+    site: Settings, receiver: Receiver, wait_until: WaitUntil, answered: bool, state: str
 ) -> None:
     receiver.open.clear()
-    job_id = end_a_job(site, receiver.url)
+    short = site if answered else site.model_copy(update={"callback_timeout_s": 0.5})
+    job_id = end_a_job(short, receiver.url)
     before = threads()
-    sender = SenderThread(site)
+    sender = SenderThread(short)
     assert len(threads()) == len(before) + 1
     sender.turn("token", 0.1)
     wait_until(lambda: receiver.waiting, "it is under way")
-    sender.close()
+    closing = threading.Thread(target=sender.close)
+    closing.start()
+    if answered:
+        closing.join(0.2)
+        assert closing.is_alive(), "it did not wait for what is under way"
+        receiver.open.set()
+    closing.join(10)
     assert threads() == before
-    assert state_of(site, job_id) == "pending"
+    assert state_of(short, job_id) == state
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from umbel_batching.outbox import OUTBOX
+from umbel_batching.outbox import OUTBOX, Verdict
 from umbel_batching.record import State, encode_callback
 from umbel_batching.retention import Retention
 from umbel_config.errors import LaneFull, ReceiverFull
@@ -20,8 +20,16 @@ OTHER, OTHER_QUEUE = "https://bank.example:8443/in", "bank.example:8443"
 CALLED, UNCALLED = encode_callback(URL), b""
 TTL_S, TOMB_S, DEAD_S = 100, 1_000, 10_000
 PENDING_S = Retention().pending_ttl_s
-CALLBACK_KEYS = ("receivers", "outbox", "delivery", "underway", "parcel", "receiver", "callbacks")
-CALLBACK_KEYS += ("owing",)
+CALLBACK_KEYS = (
+    "receivers",
+    "outbox",
+    "delivery",
+    "underway",
+    "parcel",
+    "receiver",
+    "callbacks",
+    "owing",
+)
 SINGLE, CACHE = {"single_flight": True}, {"cache_ttl_s": 3_600}
 
 
@@ -295,6 +303,20 @@ def test_what_is_owed_is_counted_until_it_is_over(
     assert desk.owing() == owed
     desk.lab.forget(uid)
     assert desk.client.exists(desk.shared.owing) == 0
+
+
+@pytest.mark.parametrize("verdict", ["delivered", "dead"])
+def test_what_is_over_is_not_taken_off_twice(desk: Desk, verdict: Verdict) -> None:
+    bad, _ = desk.end(failing=True)[0], desk.end()
+    done = desk.end()[0]
+    for post in desk.lease():
+        if post.entries[0].uid in (bad, done):
+            desk.report(post, verdict)
+    owed = desk.owing()
+    assert owed[0] == 1
+    assert desk.lab.replay(bad).done
+    desk.lab.forget(done)
+    assert desk.owing() == owed
 
 
 def test_an_undelivered_callback_holds_its_key_too(make_desk: Callable[..., Desk]) -> None:

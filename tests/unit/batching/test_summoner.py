@@ -181,6 +181,15 @@ def test_it_is_due_when_the_first_of_two_senders_is_over(desk: Desk) -> None:
     assert look(desk) == desk.client.zscore(desk.shared.senders, "two")
 
 
+def test_a_clock_that_was_set_back_hides_no_callback(desk: Desk) -> None:
+    """A sender of before seems to be there for hours; no real one says so."""
+    desk.client.zadd(desk.shared.senders, {"ghost": desk.lab.now() + HOUR_MS})
+    desk.end()
+    assert is_due(desk)
+    assert summon(desk, 1) == 1
+    assert "ghost" not in desk.lab.members(desk.shared.senders)
+
+
 def test_what_waits_for_a_time_is_due_then(desk: Desk) -> None:
     desk.end()
     (post,) = desk.lease()

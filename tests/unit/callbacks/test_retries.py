@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from umbel_batching.deliveries import Delivery, DeliveryState
 from umbel_batching.outbox import Entry, Post, Report
 from umbel_callbacks.posting import retry_after_s
-from umbel_callbacks.retries import Answer, Retries
+from umbel_callbacks.retries import TOO_LATE, Answer, Retries
 from umbel_config.callback_settings import CallbackSettings
 
 NOW = 1_700_000_000_000
@@ -42,12 +42,14 @@ def judged(
         ({"status": 200}, "delivered", "well", 5, 5),
         ({"status": 204}, "delivered", "well", 5, 5),
         ({"status": 299}, "delivered", "well", 5, 5),
-        ({"status": 101}, "again", "failing", 5, 5),
-        ({"status": 301}, "again", "failing", 5, 5),
-        ({"status": 308}, "again", "failing", 5, 5),
-        ({"status": 400}, "again", "failing", 5, 5),
-        ({"status": 401}, "again", "failing", 5, 5),
-        ({"status": 404}, "again", "failing", 5, 5),
+        ({"status": 101}, "again", "there", 5, 5),
+        ({"status": 301}, "again", "there", 5, 5),
+        ({"status": 308}, "again", "there", 5, 5),
+        ({"status": 400}, "again", "there", 5, 5),
+        ({"status": 401}, "again", "there", 5, 5),
+        ({"status": 404}, "again", "there", 5, 5),
+        ({"status": 409, "retry_after_s": 20.0}, "again", "there", 20, 20),
+        ({"status": 499}, "again", "there", 5, 5),
         ({"status": 410}, "dead", "unknown", 5, 5),
         ({"status": 429}, "again", "busy", 5, 5),
         ({"status": 429, "retry_after_s": 2.0}, "again", "busy", 5, 2),
@@ -107,6 +109,20 @@ def test_no_attempt_is_made_after_the_ttl(age_s: float, verdict: str) -> None:
 def test_a_receiver_cannot_ask_for_more_time_than_the_ttl() -> None:
     assert judged(status=429, retry_after_s=99.0, ttl_s=100, age_s=0.5).verdict == "again"
     assert judged(status=429, retry_after_s=101.0, ttl_s=100, age_s=0.5).verdict == "dead"
+
+
+@pytest.mark.parametrize(("age_ms", "over"), [(0, False), (100_000, False), (100_001, True)])
+def test_the_time_of_a_callback_is_over_after_the_ttl(age_ms: int, over: bool) -> None:
+    fares = Delivery(state=DeliveryState.PENDING, attempts=3, since=NOW, due=NOW, log=[])
+    assert Retries(SCHEDULE, 100).over(fares, NOW + age_ms) is over
+
+
+@pytest.mark.parametrize("attempts", [0, 9])
+def test_what_is_too_late_is_given_up_and_its_receiver_not_to_blame(attempts: int) -> None:
+    report = judged(ttl_s=100, age_s=101, attempts=attempts, note=TOO_LATE.note, hopeless=True)
+    assert report.note.startswith("not sent: callback_ttl_s is over; given up")
+    assert (report.verdict, report.health, report.status) == ("dead", "unknown", 0)
+    assert Answer(note=TOO_LATE.note, hopeless=True) == TOO_LATE
 
 
 def test_gone_says_why_no_other_attempt_is_made() -> None:
