@@ -44,13 +44,16 @@ class Reports:
             await asyncio.wait([self._task])
 
     async def _write_all(self) -> None:
-        give_up = time.monotonic() + _GIVE_UP_S
+        give_up, most = time.monotonic() + _GIVE_UP_S, _MOST
         while self._waiting:
-            some = self._waiting[:_MOST]
+            some = self._waiting[:most]
             try:
                 await self._write(some)
-            except ResponseError:
-                await self._write_each(some)
+            except ResponseError as error:
+                if len(some) > 1:  # then one by one: the script fails on one of them
+                    most = 1
+                    continue
+                _say_lost(some[0], error)
             except RedisError as error:
                 if time.monotonic() < give_up:
                     await asyncio.sleep(_PAUSE_S)
@@ -62,19 +65,16 @@ class Reports:
             del self._waiting[: len(some)]
             give_up = time.monotonic() + _GIVE_UP_S
 
-    async def _write_each(self, reports: list[Report]) -> None:
-        """Writes reports one by one: a script failed on one of them. Its lease ends by itself."""
-        for report in reports:
-            try:
-                await self._write([report])
-            except RedisError as error:
-                log.error(  # noqa: TRY400  (one line says it all)
-                    "%s: what became of callback %s cannot be written: %s",
-                    *(report.post.receiver, report.post.message_id, error),
-                )
-
     async def _write(self, reports: list[Report]) -> None:
         answers = await self._runner.run_together([self._calls.report(each) for each in reports])
         loose = [entry for gave_way in answers for entry in gave_way or ()]
         if loose:
             await self._runner.run(self._calls.loosen(loose))
+
+
+def _say_lost(report: Report, error: ResponseError) -> None:
+    """What became of one callback cannot be written; its lease ends by itself."""
+    log.error(
+        "%s: what became of callback %s cannot be written: %s",
+        *(report.post.receiver, report.post.message_id, error),
+    )

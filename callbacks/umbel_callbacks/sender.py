@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from umbel_batching.lanes import new_uid
 from umbel_batching.outbox import Leased, OutboxCalls, Post, Report
@@ -177,7 +178,7 @@ class Sender:
     async def _drafts(self, posts: Sequence[Post]) -> list[Draft]:
         try:
             return await self.letters.read(posts)
-        except RedisError:
+        except (RedisConnectionError, RedisTimeoutError):
             raise
         except Exception:
             # Each is read by itself then, so that one that cannot be read holds up no other.

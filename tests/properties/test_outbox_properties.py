@@ -47,7 +47,7 @@ from umbel_batching.values import NewJob, Settlement
 if TYPE_CHECKING:
     from tests.properties import conftest as plain
 
-LEASE_MS, FAR_MS, PATIENCE_MS, KEPT, SLACK_S = 3_600_000, 10**9, 50_000, 3, 100
+LEASE_MS, FAR_MS, PATIENCE_MS, KEPT, SLACK_S = 3_600_000, 10**9, 2_000, 3, 100
 HOSTS = {"a": "a.example", "b": "b.example:8443"}
 KEEP = Retention(
     result_ttl_s=1_000, dead_ttl_s=50_000, callback_ttl_s=16_400, max_dead_callbacks=KEPT

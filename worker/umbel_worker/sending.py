@@ -43,7 +43,7 @@ class SenderThread:
         return self._wait_for(self._sender.turn(token, budget_s, flag))
 
     def close(self) -> None:
-        """Gives up what is under way, and ends the thread."""
+        """Waits for what is under way, as ``Sender.aclose`` does, and ends the thread."""
         self._wait_for(self._sender.aclose())
         self._wait_for(self._sender.runner.client.aclose())
         self._end_loop()

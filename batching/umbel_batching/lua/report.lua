@@ -97,7 +97,9 @@ if jobs > 0 then redis.call('HINCRBY', callbacks, verdict, jobs) end
 
 local first = score_of_first(outbox .. queue)
 if first then
-  redis.call('ZADD', receivers, math.max(first, open), queue)
+  -- What is too old is given up, however its receiver is.
+  local too_old = first + keep.pending * 1000 <= now
+  redis.call('ZADD', receivers, too_old and now or math.max(first, open), queue)
   call_for(queue, first, now)
 else
   redis.call('ZREM', receivers, queue)
