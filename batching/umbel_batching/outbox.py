@@ -180,6 +180,18 @@ class OutboxCalls:
         args += [self.keep.callback_ttl_s * 1000]
         return self._call("lease", args, _leased)
 
+    def read(self, entries: Sequence[Entry], most: int) -> Call[list[tuple[bytes, bytes]]]:
+        """Reads the records and deliveries of jobs; empty for what is not there.
+
+        Args:
+            entries: name the jobs.
+            most: bytes of each record, counted from its start.
+        """
+        keys = [key for entry in entries for key in self._job(entry.slot, entry.uid)[:2]]
+        return Call(
+            "letters", keys, (most,), lambda reply: list(zip(reply[::2], reply[1::2], strict=True))
+        )
+
     def report(self, report: Report) -> Call[list[Entry] | None]:
         """Writes what became of a POST, if its lease still holds or it was delivered.
 

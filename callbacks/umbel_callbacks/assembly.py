@@ -57,9 +57,7 @@ async def make_sender(settings: Settings) -> Sender:
     return Sender(
         runner=runner,
         calls=calls,
-        letters=Letters(
-            runner, settings.namespace, composer, encodings, settings.callback_max_bytes
-        ),
+        letters=Letters(runner, calls, composer, encodings, settings.callback_max_bytes),
         poster=Poster(settings, guard, names),
         retries=Retries.of(settings),
         secrets=secrets,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -27,6 +28,8 @@ _PLACE = "{id}"
 #: A body of JSON takes at least this part of the bytes that a full event has in Redis: one of
 #: those that cannot fit is not written only to be thrown away.
 _SHRINKS = 16
+#: Seconds whose text is remembered: many jobs begin and end in the same one.
+_SECONDS = 1024
 _ERRORS = {
     State.EXPIRED: ("JobExpired", "The job's timeout passed before a worker could start it."),
     State.CANCELLED: ("JobCancelled", "The job was cancelled before it had a result."),
@@ -216,5 +219,9 @@ def _is_template(link: str) -> bool:
 
 def _iso(milliseconds: int) -> str:
     """A moment as ISO 8601 in UTC, to the millisecond."""
-    moment = datetime.fromtimestamp(milliseconds // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(_SECONDS)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"

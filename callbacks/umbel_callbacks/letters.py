@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from umbel_batching import record
 from umbel_batching.deliveries import Delivery, DeliveryState, delivery_of
 from umbel_batching.keys import lane_keys
 from umbel_batching.lanes import split_name
-from umbel_batching.outbox import Entry, Post
+from umbel_batching.outbox import Entry, OutboxCalls, Post
 from umbel_batching.record import HEAD, MAX_META, Record
 from umbel_batching.scripts import AsyncRunner
 from umbel_callbacks.body import Composer, Event, event_of
@@ -82,8 +82,8 @@ class Letters:
     """Reads what POSTs hold, and writes their bodies.
 
     Args:
-        runner: whose connection is used.
-        namespace: prefix of every key.
+        runner: runs scripts.
+        calls: of the outbox.
         composer: writes bodies.
         encodings: how models have their outputs written.
         max_bytes: largest body.
@@ -92,13 +92,13 @@ class Letters:
     def __init__(
         self,
         runner: AsyncRunner,
-        namespace: str,
+        calls: OutboxCalls,
         composer: Composer,
         encodings: Encodings,
         max_bytes: int,
     ) -> None:
-        self._client: Any = runner.client
-        self._namespace, self._composer, self._encodings = namespace, composer, encodings
+        self._runner, self._calls, self._client = runner, calls, cast("Any", runner.client)
+        self._namespace, self._composer, self._encodings = calls.namespace, composer, encodings
         self._most = max_bytes * _SHRINKS
         self._lanes: dict[str, str] = {}
         self._large = asyncio.Semaphore(_PARCELS)
@@ -140,19 +140,14 @@ class Letters:
         """What is to be told of each entry; ``None``: nothing any more, text: what damages it."""
         if not entries:
             return []
-        pipe = self._client.pipeline(transaction=False)
-        for entry in entries:
-            keys = lane_keys(self._namespace, entry.slot)
-            pipe.getrange(keys.job + entry.uid, 0, HEAD + _ANNEX + most)
-            pipe.get(keys.delivery + entry.uid)
-        found = await pipe.execute()
-        records = [_ended(entry, raw) for entry, raw in zip(entries, found[::2], strict=True)]
+        found = await self._runner.run(self._calls.read(entries, HEAD + _ANNEX + most))
+        records = [_ended(entry, raw) for entry, (raw, _) in zip(entries, found, strict=True)]
         batches = await self._batches(entries, records)
         return [
             await self._piece(entry, parsed, delivery, batches)
             if isinstance(parsed, Record)
             else parsed
-            for entry, parsed, delivery in zip(entries, records, found[1::2], strict=True)
+            for entry, parsed, (_, delivery) in zip(entries, records, found, strict=True)
         ]
 
     async def _piece(

@@ -327,6 +327,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.client.zadd(self.shared.outbox + queue, {name: self.lately()})
             self.client.zadd(self.shared.receivers, {queue: 1})
             self.model.queues[url][name] = True
+            self._flushers_look()
 
     @rule()
     @precondition(lambda self: any(not all(names.values()) for names in self.model.queues.values()))
@@ -343,6 +344,11 @@ class OutboxMachine(RuleBasedStateMachine):
             if self.model.receivers[which].open:
                 self.model.receivers[which].open = False
                 self.client.hset(self.shared.receiver + host, "open_until", 1)
+        self._flushers_look()
+
+    def _flushers_look(self) -> None:
+        """The time has come that they waited for, if they did."""
+        self.client.zadd(self.shared.wake, {OUTBOX: 1}, xx=True)
 
     @rule(what=st.sampled_from(["rest", "die", "summon"]), there=st.integers(0, 2), again=twice)
     def senders_come_and_go(self, what: str, there: int, again: range) -> None:
@@ -351,7 +357,7 @@ class OutboxMachine(RuleBasedStateMachine):
         summon = self.outbox.summon(there=there, patience_ms=PATIENCE_MS, tokens=names)
         if what == "die":
             if self.client.zadd(self.shared.senders, {token: 1}, xx=True, ch=True):
-                self.client.zadd(self.shared.wake, {OUTBOX: 1}, xx=True)
+                self._flushers_look()
             return
         call = self.outbox.rest(token) if what == "rest" else summon
         assert len({self.run(call) for _ in again}) == 1
@@ -481,7 +487,7 @@ def test_every_callback_has_its_place_in_any_order(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=80,
+            max_examples=55,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
