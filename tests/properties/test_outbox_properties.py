@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Collection
+from operator import sub
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -231,13 +232,16 @@ class OutboxMachine(RuleBasedStateMachine):
         for _ in range(1 + lost):
             wanted = {url: self.model.posts(url) for url in "amb"}
             free = {which: self.model.free(which) for which in "ab"}
+            # Put back while it was under way: it is sent again, in the same place.
+            anew = sum(self.model.queues[url].get(name, False) for url, name in self.model.held)
             expected = [min(free["a"], wanted["a"] + wanted["m"]), min(free["b"], wanted["b"])]
             taken = self.run(call).posts
             for post in taken:
                 self._take(post)
             if posts == 64:
                 ours = sum(self.url_of(post.queue) != "b" for post in taken)
-                assert [ours, len(taken) - ours] == expected
+                found = [ours, len(taken) - ours]
+                assert all(0 <= more <= anew for more in map(sub, found, expected))
             assert min(1, sum(expected)) <= len(taken) <= posts
 
     def _make_receivers_due(self) -> None:
@@ -256,7 +260,6 @@ class OutboxMachine(RuleBasedStateMachine):
             assert all(waiting.pop(entry.text) for entry in post.entries)
             self.model.parcels[post.name] = post.entries
         waiting[post.name] = False
-        assert (url, post.name) not in self.model.held
         self.model.held[url, post.name] = post.lease_ends
         self.leased.append(post)
 
@@ -460,6 +463,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.queues() == {}
         for token in SENDERS:
             self.run(self.outbox.rest(token))
+        self.time_passes()
         self._make_receivers_due()
         self.run(self.outbox.lease("t", lease_ms=1, posts=1, parcel="p", there_ms=0))
         self.run(self.outbox.summon(there=0, patience_ms=1, tokens=["t"]))
