@@ -18,6 +18,8 @@ T = TypeVar("T")
 #: What stands on the flushers' list in place of a slot.
 OUTBOX = "outbox"
 _REPLAYS_WIDTH = 2
+#: Where a uid tells that it comes from an idempotency key.
+_VERSION_AT, _KEYED = 12, "8"
 Verdict = Literal["delivered", "again", "dead", "gone"]
 Health = Literal["well", "there", "failing", "sick", "busy", "unknown"]
 
@@ -57,8 +59,20 @@ class Entry:
 
     @property
     def message_id(self) -> str:
-        """The ``webhook-id``: the same for every attempt, another one for another run."""
+        """The name of the callback: the same for every attempt, another one for another run."""
         return f"{self.job_id}-{self.replays}" if self.replays else self.job_id
+
+    def webhook_id(self, created_ms: int) -> str:
+        """The ``webhook-id`` of a callback with a POST of its own.
+
+        An idempotency key that is used anew, when all of its first job is gone, leads to the same
+        job id: the arrival tells the two apart.
+
+        Args:
+            created_ms: arrival of the job, in ms since 1970.
+        """
+        again = self.uid[_VERSION_AT] == _KEYED
+        return f"{self.message_id}-{created_ms}" if again else self.message_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +98,7 @@ class Post:
 
     @property
     def message_id(self) -> str:
-        """The ``webhook-id``: the same for every attempt."""
+        """Its name, and the ``webhook-id`` of a parcel: the same for every attempt."""
         return self.name[1:] if self.is_parcel else self.entries[0].message_id
 
     @property

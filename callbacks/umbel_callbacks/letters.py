@@ -39,6 +39,7 @@ class Letter:
         post: as it was leased.
         url: where it goes; ``None``: its jobs are forgotten, there is nothing to send.
         body: JSON.
+        message_id: the ``webhook-id``: the same for every attempt.
         delivery: how it fared so far.
         damage: what makes a record of it unreadable; empty for nothing.
     """
@@ -46,6 +47,7 @@ class Letter:
     post: Post
     url: str | None = None
     body: bytes = b""
+    message_id: str = ""
     delivery: Delivery = _NOTHING
     damage: str = ""
 
@@ -134,7 +136,9 @@ class Letters:
         events = [piece.event for piece in pieces]
         body = self._composer.batch(events) if post.is_parcel else self._composer.single(events[0])
         oldest = min((piece.delivery for piece in pieces), key=lambda each: each.since)
-        return Letter(post, pieces[0].url, body, oldest)
+        created_ms = events[0].info.created_at
+        name = post.message_id if post.is_parcel else post.entries[0].webhook_id(created_ms)
+        return Letter(post, pieces[0].url, body, name, oldest)
 
     async def _pieces(self, entries: Sequence[Entry], most: int) -> list[_Piece | str | None]:
         """What is to be told of each entry; ``None``: nothing any more, text: what damages it."""

@@ -226,7 +226,7 @@ class Sender:
         if not letter.damage and self.retries.over(letter.delivery, now_ms):
             answer = TOO_LATE
         elif keys and not letter.damage:
-            headers = sign(keys, letter.post.message_id, time.time(), letter.body)
+            headers = sign(keys, letter.message_id, time.time(), letter.body)
             answer = await self.poster.post(letter.url, headers, letter.body)
         else:
             answer = letter.unsent()

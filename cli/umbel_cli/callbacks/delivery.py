@@ -40,7 +40,7 @@ def show(settings: Settings, job_id: JobId, *, as_json: Json = False) -> None:
     """Show where the callback of a job goes, how it fares, and each attempt."""
     with client_of(settings) as client:
         record, callback = _read(client, settings.namespace, job_id)
-    message_id = Entry(*split_id(job_id), record.replays).message_id
+    message_id = Entry(*split_id(job_id), record.replays).webhook_id(record.created_ms)
     if as_json:
         print_json(_facts(job_id, message_id, record, callback))
         return

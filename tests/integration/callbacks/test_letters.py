@@ -125,7 +125,7 @@ async def test_a_job_that_was_replayed_since_has_a_callback_of_its_own(
     assert letter.post.entries == (Entry(entry.slot, entry.uid, 1, entry.url),)
     assert bool(entry.url) is shared
     if not shared:
-        assert letter.post.message_id == f"{entry.job_id}-1"
+        assert letter.message_id == f"{entry.job_id}-1"
         assert said(letter)["data"]["output"] == "fine"
 
 
@@ -145,7 +145,7 @@ async def test_a_parcel_holds_all_that_are_left(
     ids = {event["data"]["id"] for event in parcel["data"]}
     assert ids == {entry.job_id for entry in entries} - {entries[2].job_id}
     assert said(letters[1])["data"]["id"] == single.job_id
-    assert letters[5].post.message_id == "p" * 32 + "001"
+    assert letters[5].message_id == "p" * 32 + "001"
 
 
 async def test_the_same_is_read_for_each_attempt(

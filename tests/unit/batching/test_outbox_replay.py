@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from umbel_batching.lanes import new_uid
+from umbel_batching.lanes import keyed_uid, new_uid
 from umbel_batching.outbox import Entry, Verdict
 from umbel_batching.record import State, encode_callback
 from umbel_batching.retention import Retention
@@ -317,3 +317,10 @@ def test_dead_letters_that_give_way_stay_for_their_callbacks(
     for post in desk.lease():
         desk.report(post)
     assert within(desk.ttls(new)[0], WEEK_S)
+
+
+def test_a_key_that_is_used_anew_has_another_webhook_id() -> None:
+    plain, keyed = Entry("a" * 8, new_uid(), 1), Entry("a" * 8, keyed_uid("m", "order-7"), 0)
+    assert plain.webhook_id(1) == plain.webhook_id(2) == f"{plain.job_id}-1"
+    assert keyed.webhook_id(17) == f"{keyed.job_id}-17"
+    assert keyed.webhook_id(18) != keyed.webhook_id(17)
