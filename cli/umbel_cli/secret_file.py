@@ -61,10 +61,13 @@ def _kept(path: Path) -> str:
                 pass
             finally:
                 Path(draft).unlink()
-        return path.read_text(encoding="ascii").strip()
+        kept = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it holds no plain text"
         raise ConfigError(
             f"No secret for callbacks can be kept in {path}: {why}. Set callback_secrets, or "
             "another state_dir."
         ) from None
+    if not kept:
+        raise ConfigError(f"{path} is empty; delete it, and a new secret for callbacks is made.")
+    return kept

@@ -107,3 +107,10 @@ def test_a_file_that_cannot_be_read_is_told(site: Settings) -> None:
     (site.state_dir / "callback-secret").mkdir(parents=True)
     with pytest.raises(ConfigError, match="Is a directory"):
         with_secret(site)
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "callback-secret"
+    path.write_text("\n")
+    with pytest.raises(ConfigError, match=f"{path} is empty"):
+        with_secret(load_settings(state_dir=tmp_path))
