@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from umbel_cli import jobs, lanes, models, up, work
+from umbel_cli import jobs, lanes, up, work
 from umbel_cli.callbacks import command as callbacks
 from umbel_cli.dead import command as dead
 from umbel_cli.demo import command as demo
 from umbel_cli.doctor import command as doctor
+from umbel_cli.models import command as models
 
 app = typer.Typer(
     name="umbel",

@@ -1,0 +1,1 @@
+"""``umbel models``: versions of models, and which of them answers."""

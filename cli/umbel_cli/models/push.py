@@ -1,0 +1,52 @@
+"""``umbel models push``: a model folder becomes a version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from umbel_cli.options import PUSH, Json, command
+from umbel_cli.render import manifest_table, output, print_json
+from umbel_cli.store import opened
+from umbel_config.settings import Settings
+from umbel_registry import Catalog, read_model_file
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command of this module."""
+    examples = ("umbel models push ./digits", "umbel models push ./digits --version 2025-06")
+    command(app, PUSH, examples=examples)(push)
+
+
+def push(
+    settings: Settings,
+    folder: Annotated[Path, typer.Argument(help="Model folder: a model.yaml beside its weights.")],
+    *,
+    version: Annotated[
+        str | None,
+        typer.Option(help="Name of the version; default: as in model.yaml, else the next number."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a model folder, try it out and register it as a version."""
+    read_model_file(folder)  # says what is wrong with it before torch has taken its seconds
+    from umbel_registry import ArtifactStore, push as register  # noqa: I001, PLC0415  (loads torch)
+
+    with opened(settings) as client:
+        manifest = register(
+            folder,
+            catalog=Catalog(client, settings.namespace),
+            store=ArtifactStore(settings.artifacts),
+            version=version,
+            allowed_modules=settings.allowed_modules,
+            device="cpu" if settings.device == "auto" else settings.device,
+        )
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    out = output()
+    out.print(f"[green]registered[/green] [bold]{manifest.name} {manifest.version}[/bold]")
+    out.print(manifest_table(manifest))
+    out.print(f"\nTry it:  umbel submit {manifest.name} --example", soft_wrap=True)
