@@ -22,7 +22,7 @@ from umbel_config.errors import ConfigError
 from umbel_config.settings import Settings
 from umbel_registry.keys import model_key
 from umbel_registry.manifest import Manifest
-from umbel_registry.resolve import resolve
+from umbel_registry.resolve import pick
 
 
 def secrets_of(settings: Settings) -> Secrets:
@@ -68,6 +68,6 @@ async def make_sender(settings: Settings) -> Sender:
 
 def _manifests(client: Any, namespace: str) -> Callable[[str, str], Awaitable[Manifest]]:
     async def get(model: str, version: str) -> Manifest:
-        return resolve(model, version, await client.hgetall(model_key(namespace, model)), known=())
+        return pick(model, version, await client.hgetall(model_key(namespace, model)), known=())
 
     return get

@@ -13,6 +13,7 @@ Each error says what happened and what to do, and knows whether trying again can
     │   ├── VersionNotFound         the model has no such version or alias
     │   ├── VersionExists           versions are immutable; this one is taken
     │   ├── ModelFolderInvalid      the folder does not describe a loadable model
+    │   │   └── BatchUnsafe         a row's outputs depend on the rows that share its batch
     │   ├── ArtifactTampered        a file differs from its recorded SHA-256
     │   └── ModelLoadFailed         the artifact cannot be loaded or run here
     │       └── ModelUnavailable    this machine lacks its files or a module it may import
@@ -73,6 +74,7 @@ class IdempotencyConflict(InvalidInput):
         job_id: the job that the key belongs to.
         accepted: how many jobs of the same ``submit_many`` were queued in chunks before that one.
         jobs: those jobs, in the order of their rows.
+        rows: the places of those rows; the first ones, unless the call goes to several lanes.
     """
 
     def __init__(self, message: str, *, job_id: str) -> None:
@@ -80,6 +82,7 @@ class IdempotencyConflict(InvalidInput):
         self.job_id = job_id
         self.accepted = 0
         self.jobs: tuple[Any, ...] = ()
+        self.rows: tuple[int, ...] = ()
 
 
 class ModelError(UmbelError):
@@ -98,8 +101,57 @@ class VersionExists(ModelError):
     """Versions are immutable, and this one is already taken by other content."""
 
 
+class VersionRetired(VersionNotFound):
+    """The version was withdrawn: it takes no new jobs."""
+
+
+class VersionInUse(ModelError):
+    """A route, an alias or a canary still points to the version."""
+
+
+class RouteInvalid(ModelError):
+    """The route or alias cannot be as it was given; nothing was changed."""
+
+
+class PolicyInvalid(ModelError):
+    """The batching policy cannot be as it was given; nothing was changed."""
+
+
+class NothingToRollBack(ModelError):
+    """There is no earlier route that could be returned to."""
+
+
+class NotReady(ModelError):
+    """Not enough workers have the version loaded and warm; the jobs go where they went before."""
+
+    retryable = True
+
+
+class CanaryUnderWay(ModelError):
+    """A canary decides about the route just now; stop it before the route is changed by hand."""
+
+
+class TrafficContended(ModelError):
+    """Others changed the model's routes again and again in the same moment."""
+
+    retryable = True
+
+
 class ModelFolderInvalid(ModelError):
     """The folder does not describe a model that umbel can load."""
+
+
+class BatchUnsafe(ModelFolderInvalid):
+    """The outputs of a row depend on the rows that share its batch, or on chance.
+
+    Attributes:
+        variance: the largest difference found, as a part of the output's largest value, for a
+            push that accepts it; ``None``: rows come back in another order, which none does.
+    """
+
+    def __init__(self, message: str, *, variance: float | None = None) -> None:
+        super().__init__(message)
+        self.variance = variance
 
 
 class ArtifactTampered(ModelError):
@@ -182,6 +234,7 @@ class LaneFull(UmbelError):
         retry_after: seconds after which a place is expected to be free.
         accepted: how many jobs of the same call got in before the lane was full.
         jobs: those jobs, in the order of their rows.
+        rows: the places of those rows; the first ones, unless the call goes to several lanes.
     """
 
     retryable = True
@@ -191,6 +244,7 @@ class LaneFull(UmbelError):
         self.retry_after = retry_after
         self.accepted = 0
         self.jobs: tuple[Any, ...] = ()
+        self.rows: tuple[int, ...] = ()
 
 
 class ReceiverFull(LaneFull):
@@ -215,6 +269,7 @@ class StoreUnavailable(UmbelError):
     Attributes:
         accepted: how many jobs of the same ``submit_many`` were queued before that.
         jobs: those jobs, in the order of their rows.
+        rows: the places of those rows; the first ones, unless the call goes to several lanes.
     """
 
     retryable = True
@@ -223,6 +278,7 @@ class StoreUnavailable(UmbelError):
         super().__init__(message)
         self.accepted = 0
         self.jobs: tuple[Any, ...] = ()
+        self.rows: tuple[int, ...] = ()
 
 
 class StoreRefused(StoreUnavailable):

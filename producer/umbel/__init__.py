@@ -42,6 +42,7 @@ from umbel_config.errors import (
     StoreUnsuitable,
     UmbelError,
     VersionNotFound,
+    VersionRetired,
 )
 
 __version__ = _version("umbel")
@@ -78,4 +79,5 @@ __all__ = [
     "StoreUnsuitable",
     "UmbelError",
     "VersionNotFound",
+    "VersionRetired",
 ]

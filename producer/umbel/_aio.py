@@ -11,7 +11,9 @@ from umbel._aio_session import AsyncSession
 from umbel._aio_stream import completed, mapped
 from umbel._aio_submission import AsyncSubmission
 from umbel._callbacks import CallbackChecks
-from umbel._prepare import Options, Target, options, prepare, prepare_many
+from umbel._intake import Group
+from umbel._prepare import Options, check_routing_key, options, prepare, prepare_many
+from umbel._way import Way
 from umbel_batching.lanes import split_id
 from umbel_batching.record import Priority
 from umbel_config.settings import Settings, load_settings
@@ -51,14 +53,17 @@ class AsyncClient:
         callback_url: str | None = None,
         callback_batch: bool = False,
         idempotency_key: str | None = None,
+        routing_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> AsyncJob:
         """Queues one job; see ``Client.submit`` for arguments and errors."""
+        check_routing_key(routing_key)
         callback = self._callbacks.part(callback_url, shared=callback_batch)
         common: dict[str, Any] = {"version": version, "job_timeout": timeout, "priority": priority}
-        target, chosen = await self._chosen(model, metadata=metadata, callback=callback, **common)
-        new = prepare(target, inputs, chosen, idempotency_key)
-        return (await AsyncSubmission(self._session, target, [new]).go())[0]
+        way, chosen = await self._chosen(model, metadata=metadata, callback=callback, **common)
+        target = way.one(routing_key)
+        group = Group(target, [prepare(target, inputs, chosen, idempotency_key)], range(1))
+        return (await AsyncSubmission(self._session, [group]).go())[0]
 
     async def submit_many(
         self,
@@ -71,14 +76,15 @@ class AsyncClient:
         callback_url: str | None = None,
         callback_batch: bool = False,
         idempotency_keys: Sequence[str | None] | None = None,
+        routing_keys: Sequence[str | None] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[AsyncJob]:
         """Queues one job for each row; see ``Client.submit_many``."""
         callback = self._callbacks.part(callback_url, shared=callback_batch)
         common: dict[str, Any] = {"version": version, "job_timeout": timeout, "priority": priority}
-        target, chosen = await self._chosen(model, metadata=metadata, callback=callback, **common)
-        new = prepare_many(target, rows, chosen, idempotency_keys)
-        return await AsyncSubmission(self._session, target, new).go()
+        way, chosen = await self._chosen(model, metadata=metadata, callback=callback, **common)
+        groups = prepare_many(way, rows, chosen, idempotency_keys, routing_keys)
+        return await AsyncSubmission(self._session, groups).go()
 
     def map(
         self,
@@ -97,8 +103,8 @@ class AsyncClient:
         common |= {"priority": priority, "metadata": metadata}
 
         async def begin(chunk: Any) -> AsyncSubmission:
-            target, chosen = await self._chosen(model, **common)
-            return AsyncSubmission(self._session, target, prepare_many(target, chunk, chosen))
+            way, chosen = await self._chosen(model, **common)
+            return AsyncSubmission(self._session, prepare_many(way, chunk, chosen))
 
         return mapped(
             begin,
@@ -146,9 +152,9 @@ class AsyncClient:
         priority: Priority | str,
         metadata: Mapping[str, Any] | None,
         callback: bytes = b"",
-    ) -> tuple[Target, Options]:
+    ) -> tuple[Way, Options]:
         """Where jobs go and what else was chosen; from here on their outcomes are heard."""
-        target = await self._session.target(model, version)
+        way = await self._session.way(model, version)
         await self._session.listen()
         chosen = options(
             reply=self._session.inbox.reply,
@@ -159,4 +165,4 @@ class AsyncClient:
             max_bytes=self._max_bytes,
             callback=callback,
         )
-        return target, chosen
+        return way, chosen

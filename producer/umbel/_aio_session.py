@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from umbel._inbox import Inbox, Waiting, by_slot
-from umbel._models import TargetCache, find_async
+from umbel._models import WayCache, find_async
 from umbel._outcome import missing, outcome_in
 from umbel._patience import Outage
-from umbel._prepare import Target
+from umbel._way import Target, Way
 from umbel_batching import record
 from umbel_batching.calls import Calls
 from umbel_batching.census import JobInfo, job_info
@@ -51,7 +51,7 @@ class AsyncSession:
         self._outage = Outage()
         self._settings = settings
         self._calls = Calls.of(settings)
-        self._targets = TargetCache()
+        self._ways = WayCache()
         self._translated = translate_errors("")
         self._runner: AsyncRunner | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -59,16 +59,16 @@ class AsyncSession:
         self._starting = asyncio.Lock()
         self._places = asyncio.Semaphore(_CONCURRENT)
 
-    async def target(self, model: str, version: str | None) -> Target:
-        """The target that a name and version mean now."""
-        target = self._targets.get(model, version)
-        if target is not None:
-            return target
+    async def way(self, model: str, version: str | None) -> Way:
+        """The way that a name and version mean now."""
+        way = self._ways.get(model, version)
+        if way is not None:
+            return way
         runner = await self._connected()
         async with self._places:
             with self._translated:
                 return await find_async(
-                    runner.client, self._settings.namespace, self._targets, model, version
+                    runner.client, self._settings.namespace, self._ways, model, version
                 )
 
     async def listen(self) -> None:
@@ -184,7 +184,7 @@ class AsyncSession:
                 found = await _cancellable(identify_async(client, self._settings.namespace))
         if found.store != self.store:
             self.store = found.store
-            self._targets.clear()
+            self._ways.clear()
         return missing(job, fate, found.store, self._calls.keep)
 
     async def _run(self, call: Any) -> Any:

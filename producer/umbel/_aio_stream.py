@@ -107,9 +107,11 @@ class _Part:
         """Puts into ``flight`` what gets in; returns what hindered the rest."""
         try:
             self._submission = self._submission or await self._begin(self._rows)
-            jobs, obstacle = await self._submission.go(), None
+            await self._submission.go()
+            obstacle = None
         except (LaneFull, StoreUnavailable) as error:
-            jobs, obstacle = list(error.jobs), error
+            obstacle = error
+        jobs = self._submission.ready() if self._submission else []
         flight.extend(jobs)
         if jobs:
             patience.progress()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from umbel._aio_job import AsyncJob
-from umbel._prepare import Target
+from umbel._intake import Group, Intake
 from umbel._submission import Bundle, bundled, portions
 from umbel_batching.values import NewJob
 from umbel_config.errors import IdempotencyConflict, LaneFull, StoreUnavailable
@@ -22,47 +22,54 @@ class AsyncSubmission:
 
     Args:
         session: of the client.
-        target: where the jobs go.
-        new: the jobs.
+        groups: the jobs by lane.
     """
 
-    def __init__(self, session: AsyncSession, target: Target, new: Sequence[NewJob]) -> None:
-        self._session, self._target, self._new = session, target, new
-        self._place = 0
-        self._jobs: list[AsyncJob] = []
+    def __init__(self, session: AsyncSession, groups: Sequence[Group]) -> None:
+        self._session = session
+        self._intake = Intake[AsyncJob](groups)
 
     @property
     def left(self) -> int:
         """How many jobs have not been accepted yet."""
-        return len(self._new) - self._place
+        return self._intake.left
+
+    def ready(self) -> list[AsyncJob]:
+        """The jobs that are in, up to the first row that is not; each is told once."""
+        return self._intake.ready()
 
     async def go(self) -> list[AsyncJob]:
         """Submits what is left, and returns its jobs; see ``Submission.go``."""
-        self._jobs = []
+        full: LaneFull | None = None
         try:
-            await self._submit_all()
+            for group in self._intake.open():
+                try:
+                    await self._submit_all(group)
+                except LaneFull as error:
+                    full = full or error
+            if full is not None:
+                raise full
         except (IdempotencyConflict, LaneFull, StoreUnavailable) as error:
-            error.accepted, error.jobs = len(self._jobs), tuple(self._jobs)
+            self._intake.tell(error)
             raise
-        return self._jobs
+        return self._intake.accepted()
 
-    async def _submit_all(self) -> None:
-        for new in bundled(self._new[self._place :]):
+    async def _submit_all(self, group: Group) -> None:
+        for new in bundled(group.waiting):
             try:
-                await self._submit(new)
+                await self._submit(group, new)
             except LaneFull:
                 for size in portions(len(new)):
                     with suppress(LaneFull):
-                        await self._submit(self._new[self._place : self._place + size])
+                        await self._submit(group, group.waiting[:size])
                 raise
 
-    async def _submit(self, new: Sequence[NewJob]) -> None:
-        slot = self._target.lane.slot
+    async def _submit(self, group: Group, new: Sequence[NewJob]) -> None:
+        slot = group.target.lane.slot
         bundle = Bundle(self._session.inbox, partial(AsyncJob, self._session), slot, new)
         try:
-            jobs = bundle.accepted(await self._session.submit(self._target, new))
+            jobs = bundle.accepted(await self._session.submit(group.target, new))
         except BaseException:
             bundle.refused()
             raise
-        self._jobs += jobs
-        self._place += len(new)
+        self._intake.note(group, jobs)

@@ -7,11 +7,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from umbel._callbacks import CallbackChecks
+from umbel._intake import Group
 from umbel._job import Job
-from umbel._prepare import Options, Target, options, prepare, prepare_many
+from umbel._prepare import Options, check_routing_key, options, prepare, prepare_many
 from umbel._session import Session
 from umbel._stream import completed, mapped
 from umbel._submission import Submission
+from umbel._way import Way
 from umbel_batching.lanes import split_id
 from umbel_batching.record import Priority
 from umbel_config.settings import Settings, load_settings
@@ -52,6 +54,7 @@ class Client:
         callback_url: str | None = None,
         callback_batch: bool = False,
         idempotency_key: str | None = None,
+        routing_key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Job:
         """Queues one job.
@@ -60,7 +63,7 @@ class Client:
             model: name of a registered model.
             inputs: one row, without a batch dimension: an array for a model with one input, a
                 dict by name for one with several, or what its handler takes.
-            version: a version of the model; default: the highest.
+            version: a version or alias; default: the model's route, without one the highest.
             timeout: seconds from now after which the job must not be computed any more.
             priority: ``high``, ``normal`` or ``low``: higher jobs run first, but none starves.
             callback_url: where the outcome is posted to when the job has ended, signed; an https
@@ -69,6 +72,8 @@ class Client:
             idempotency_key: up to 255 characters that name this request among those of the model.
                 The same key with the same inputs and version finds the same job, whoever submits
                 it, for as long as that job lives and what is known of it is kept.
+            routing_key: up to 255 characters, a customer's id for one: where a route splits the
+                jobs, those with the same key go to the same version.
             metadata: plain values kept with the job and shown by ``info``.
 
         Raises:
@@ -77,17 +82,19 @@ class Client:
             IdempotencyConflict: the key was used before with another input or version.
             PayloadTooLarge: they are over ``max_payload_bytes``; nothing was queued.
             ModelNotFound: no model of that name is registered.
-            VersionNotFound: the model has no such version.
+            VersionNotFound: the model has no such version; ``VersionRetired``: it is withdrawn.
             LaneFull: too many jobs wait already; it says when to come back. ``ReceiverFull``: so
                 do too many callbacks for that receiver.
             StoreFull: Redis has no memory left; jobs that it holds go on.
             StoreUnavailable: Redis cannot be reached.
         """
+        check_routing_key(routing_key)
         callback = self._callbacks.part(callback_url, shared=callback_batch)
         common: dict[str, Any] = {"version": version, "timeout": timeout, "priority": priority}
-        target, chosen = self._chosen(model, metadata=metadata, callback=callback, **common)
-        new = prepare(target, inputs, chosen, idempotency_key)
-        return Submission(self._session, target, [new]).go()[0]
+        way, chosen = self._chosen(model, metadata=metadata, callback=callback, **common)
+        target = way.one(routing_key)
+        group = Group(target, [prepare(target, inputs, chosen, idempotency_key)], range(1))
+        return Submission(self._session, [group]).go()[0]
 
     def submit_many(
         self,
@@ -100,6 +107,7 @@ class Client:
         callback_url: str | None = None,
         callback_batch: bool = False,
         idempotency_keys: Sequence[str | None] | None = None,
+        routing_keys: Sequence[str | None] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> list[Job]:
         """Queues one job for each row; far quicker than one ``submit`` after the other.
@@ -109,27 +117,29 @@ class Client:
         Args:
             model: name of a registered model.
             rows: inputs as ``submit`` takes them, or one array ``[n, *shape]``.
-            version: a version of the model; default: the highest.
+            version: a version or alias; default: the model's route, without one the highest.
             timeout: seconds from now after which a job must not be computed any more.
             priority: as for ``submit``.
             callback_url: as for ``submit``.
             callback_batch: as for ``submit``.
             idempotency_keys: one key for each row, as for ``submit``; ``None`` among them for a
                 row without.
+            routing_keys: one routing key for each row, as for ``submit``; ``None`` among them for
+                a row without.
             metadata: plain values kept with each job.
 
         Raises:
             InvalidInput: a row does not fit; the sentence names its place; nothing was queued.
-            LaneFull: the lane filled up on the way. Like the two below it carries the jobs that
-                got in before: ``accepted`` of them, in ``jobs``.
+            LaneFull: a lane filled up on the way. Like the two below it carries the jobs that
+                got in: ``accepted`` of them, in ``jobs``, and the places of their rows in ``rows``.
             StoreUnavailable: Redis cannot be reached, or, as ``StoreFull``, has no memory left.
             IdempotencyConflict: a key was used before with another input or version.
         """
         callback = self._callbacks.part(callback_url, shared=callback_batch)
         common: dict[str, Any] = {"version": version, "timeout": timeout, "priority": priority}
-        target, chosen = self._chosen(model, metadata=metadata, callback=callback, **common)
-        new = prepare_many(target, rows, chosen, idempotency_keys)
-        return Submission(self._session, target, new).go()
+        way, chosen = self._chosen(model, metadata=metadata, callback=callback, **common)
+        groups = prepare_many(way, rows, chosen, idempotency_keys, routing_keys)
+        return Submission(self._session, groups).go()
 
     def map(
         self,
@@ -153,7 +163,7 @@ class Client:
         Args:
             model: name of a registered model.
             rows: inputs as ``submit`` takes them, or one array ``[n, *shape]``.
-            version: a version of the model; default: the highest.
+            version: a version or alias; default: the model's route, without one the highest.
             timeout: seconds from its submit after which a job must not be computed any more.
             priority: as for ``submit``.
             metadata: plain values kept with each job.
@@ -170,8 +180,8 @@ class Client:
         common |= {"priority": priority, "metadata": metadata}
 
         def begin(chunk: Any) -> Submission:
-            target, chosen = self._chosen(model, **common)
-            return Submission(self._session, target, prepare_many(target, chunk, chosen))
+            way, chosen = self._chosen(model, **common)
+            return Submission(self._session, prepare_many(way, chunk, chosen))
 
         return mapped(
             begin,
@@ -226,9 +236,9 @@ class Client:
         priority: Priority | str,
         metadata: Mapping[str, Any] | None,
         callback: bytes = b"",
-    ) -> tuple[Target, Options]:
+    ) -> tuple[Way, Options]:
         """Where jobs go and what else was chosen; from here on their outcomes are heard."""
-        target = self._session.target(model, version)
+        way = self._session.way(model, version)
         chosen = options(
             reply=self._session.listening().reply,
             version=version,
@@ -238,4 +248,4 @@ class Client:
             max_bytes=self._max_bytes,
             callback=callback,
         )
-        return target, chosen
+        return way, chosen

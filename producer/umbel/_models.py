@@ -1,4 +1,4 @@
-"""What the client knows of the registry: targets by name and version, fresh within a second."""
+"""What the client knows of the registry: ways by name and version, fresh within a second."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from typing import Any
 import redis
 import redis.asyncio
 
-from umbel._prepare import Target, target_of
+from umbel._way import Turns, Way
 from umbel_batching.keys import shared_keys
 from umbel_config.errors import ModelNotFound, VersionNotFound
-from umbel_registry.keys import model_key, models_key, revision_key
-from umbel_registry.resolve import resolve, text
+from umbel_registry.keys import model_key, models_key, revision_key, traffic_key
+from umbel_registry.resolve import Resolved, resolve, text
 
-#: Seconds for which a target is used without asking whether the registry has moved.
+#: Seconds for which a way is used without asking whether the registry has moved.
 FRESH_S = 1.0
 #: Counter of the registry and identity of the store: after a data loss the counter starts anew.
 Revision = tuple[Any, ...]
 
 
-class TargetCache:
-    """Targets already resolved, thrown away when the registry's revision moves."""
+class WayCache:
+    """Ways already resolved, thrown away when the registry's revision moves."""
 
     def __init__(self) -> None:
-        self._targets: dict[tuple[str, str | None], Target] = {}
+        self._ways: dict[tuple[str, str | None], Way] = {}
+        self._turns: dict[str, Turns] = {}
         self._revision: Revision = ()
         self._checked = float("-inf")
 
-    def get(self, model: str, version: str | None) -> Target | None:
-        """The target, if it is known and was checked within ``FRESH_S``.
+    def get(self, model: str, version: str | None) -> Way | None:
+        """The way, if it is known and was checked within ``FRESH_S``.
 
         Raises:
             ModelNotFound: the model is no text.
@@ -41,56 +42,56 @@ class TargetCache:
             raise VersionNotFound(f"Versions are text: give {str(version)!r:.100}, in quotes.")
         if time.monotonic() - self._checked > FRESH_S:
             return None
-        return self._targets.get((model, version))
+        return self._ways.get((model, version))
 
     def clear(self) -> None:
         """Forgets everything, as the store has lost its data."""
-        self._targets.clear()
+        self._ways.clear()
         self._checked = float("-inf")
 
     def moved(self, revision: Revision) -> None:
         """Notes the registry's revision; a new one empties the cache."""
         if revision != self._revision:
-            self._targets.clear()
+            self._ways.clear()
             self._revision = revision
         self._checked = time.monotonic()
 
-    def known(self, model: str, version: str | None) -> Target | None:
-        """The target, if it is known at the revision noted last."""
-        return self._targets.get((model, version))
+    def known(self, model: str, version: str | None) -> Way | None:
+        """The way, if it is known at the revision noted last."""
+        return self._ways.get((model, version))
 
-    def put(self, model: str, version: str | None, target: Target, revision: Revision) -> Target:
-        """Remembers a target, unless the registry has moved since ``revision`` was read."""
+    def put(self, model: str, version: str | None, resolved: Resolved, revision: Revision) -> Way:
+        """Remembers a way, unless the registry has moved since ``revision`` was read."""
+        way = Way.of(resolved, self._turns.setdefault(model, Turns()))
         if revision == self._revision:
-            self._targets[model, version] = target
-        return target
+            self._ways[model, version] = way
+        return way
 
 
 def find(
-    client: redis.Redis, namespace: str, cache: TargetCache, model: str, version: str | None
-) -> Target:
-    """The target that a name and version mean now.
+    client: redis.Redis, namespace: str, cache: WayCache, model: str, version: str | None
+) -> Way:
+    """The way that a name and version mean now.
 
     Args:
         client: a Redis client.
         namespace: prefix of every key.
         cache: of this client.
         model: name of the model.
-        version: a version; ``None`` or ``"latest"`` is the highest.
+        version: a version or alias; ``None`` is the model's route.
 
     Raises:
         ModelNotFound: no model of that name is registered.
-        VersionNotFound: the model has no such version.
+        VersionNotFound: the model has no such version, or as ``VersionRetired`` it is withdrawn.
     """
     revision = tuple(_asked(client, namespace).execute())
     cache.moved(revision)
-    target = cache.known(model, version)
-    if target is not None:
-        return target
-    raw = client.hgetall(model_key(namespace, model))
+    way = cache.known(model, version)
+    if way is not None:
+        return way
+    raw, traffic = _about(client, namespace, model).execute()
     names = [] if raw else [text(name) for name in client.hkeys(models_key(namespace))]
-    target = target_of(resolve(model, version, raw, known=names))
-    return cache.put(model, version, target, revision)
+    return cache.put(model, version, resolve(model, version, raw, traffic, names), revision)
 
 
 def _asked(client: Any, namespace: str) -> Any:
@@ -101,20 +102,31 @@ def _asked(client: Any, namespace: str) -> Any:
     return pipe
 
 
+def _about(client: Any, namespace: str, model: str) -> Any:
+    """The versions of a model and its traffic, in one round trip.
+
+    Read after the revision: a change in between leaves newer ways under an older revision, which
+    are read once more.
+    """
+    pipe = client.pipeline(transaction=False)
+    pipe.hgetall(model_key(namespace, model))
+    pipe.hgetall(traffic_key(namespace, model))
+    return pipe
+
+
 async def find_async(
     client: redis.asyncio.Redis,
     namespace: str,
-    cache: TargetCache,
+    cache: WayCache,
     model: str,
     version: str | None,
-) -> Target:
+) -> Way:
     """The asyncio twin of ``find``."""
     revision = tuple(await _asked(client, namespace).execute())
     cache.moved(revision)
-    target = cache.known(model, version)
-    if target is not None:
-        return target
-    raw = await client.hgetall(model_key(namespace, model))
+    way = cache.known(model, version)
+    if way is not None:
+        return way
+    raw, traffic = await _about(client, namespace, model).execute()
     names = [] if raw else [text(name) for name in await client.hkeys(models_key(namespace))]
-    target = target_of(resolve(model, version, raw, known=names))
-    return cache.put(model, version, target, revision)
+    return cache.put(model, version, resolve(model, version, raw, traffic, names), revision)

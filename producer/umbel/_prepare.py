@@ -5,39 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
+from umbel._intake import Group
+from umbel._way import Target, Way
 from umbel_batching import wire
-from umbel_batching.lanes import Lane, keyed_uid, new_uid
+from umbel_batching.lanes import keyed_uid, new_uid
 from umbel_batching.record import HEAD, NO_REPLY, Priority, encode_meta, tail
 from umbel_batching.values import NewJob
 from umbel_config.errors import InvalidInput, PayloadTooLarge
-from umbel_registry.manifest import Manifest
-from umbel_registry.signature import Signature
 
 _LONGEST_TIMEOUT_S = 30 * 24 * 3600
 _LONGEST_KEY = 255
 #: Bytes of a record that the server writes before the part that a client writes.
 _HEAD = HEAD - len(tail(NO_REPLY, b""))
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where jobs of one model version go: its lane, and the signature they must fit."""
-
-    lane: Lane
-    signature: Signature
-
-
-def target_of(manifest: Manifest) -> Target:
-    """The target that a registered version is."""
-    lane = Lane(
-        model=manifest.name,
-        version=manifest.version,
-        queue=manifest.queue,
-        policy=manifest.policy,
-    )
-    return Target(lane, manifest.signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,31 +87,56 @@ def prepare(target: Target, value: Any, chosen: Options, key: str | None = None)
 
 
 def prepare_many(
-    target: Target,
+    way: Way,
     values: Iterable[Any],
     chosen: Options,
     keys: Sequence[str | None] | None = None,
-) -> list[NewJob]:
+    routing_keys: Sequence[str | None] | None = None,
+) -> list[Group]:
     """Makes many jobs; all values are checked before the first is encoded.
 
     Args:
-        target: where they go.
+        way: where they go; all its targets take the same inputs.
         values: their inputs.
         chosen: what else the caller chose.
         keys: their idempotency keys, one for each; ``None`` among them for a job without.
+        routing_keys: their routing keys, likewise.
+
+    Returns:
+        The jobs by the lane that they go to.
 
     Raises:
         InvalidInput: a value does not fit the signature; the sentence names its place. Or the keys
             are not as many, are none, or one stands at two inputs.
         PayloadTooLarge: one is over the limit.
     """
-    rows = target.signature.validate_rows(values)
-    if keys is None:
-        return [_encode(target, value, chosen, None) for value in rows]
-    _check_keys(keys, len(rows))
-    jobs = [_encode(target, row, chosen, key) for row, key in zip(rows, keys, strict=True)]
-    _refuse_clashes(jobs)
-    return jobs
+    rows = way.main.signature.validate_rows(values)
+    for given, kind in ((keys, "idempotency"), (routing_keys, "routing")):
+        if given is not None:
+            _check_keys(given, len(rows), kind)
+    groups = [
+        Group(
+            target,
+            [_encode(target, rows[row], chosen, keys[row] if keys else None) for row in its],
+            its,
+        )
+        for target, its in way.many(len(rows), routing_keys)
+    ]
+    if keys is not None:
+        _refuse_clashes(groups)
+    return groups
+
+
+def check_routing_key(key: Any) -> None:
+    """Refuses what is no routing key.
+
+    Args:
+        key: as the caller gave it; ``None`` is none.
+
+    Raises:
+        InvalidInput: it is no printable text of 1 to 255 characters.
+    """
+    _check_key(key, kind="routing")
 
 
 def _priority(given: Priority | str) -> Priority:
@@ -139,33 +147,35 @@ def _priority(given: Priority | str) -> Priority:
         raise InvalidInput(f"priority must be one of {names}; got {given!r:.100}.") from None
 
 
-def _check_key(key: Any, row: int | None = None) -> None:
+def _check_key(key: Any, row: int | None = None, kind: str = "idempotency") -> None:
     if key is None:
         return
     if isinstance(key, str) and 0 < len(key) <= _LONGEST_KEY and key.isprintable():
         return
     where = "" if row is None else f" of row {row}"
     raise InvalidInput(
-        f"The idempotency key{where} must be printable text of 1 to {_LONGEST_KEY} characters."
+        f"The {kind} key{where} must be printable text of 1 to {_LONGEST_KEY} characters."
     )
 
 
-def _check_keys(keys: Sequence[str | None], count: int) -> None:
+def _check_keys(keys: Sequence[str | None], count: int, kind: str) -> None:
     if not isinstance(keys, Sequence) or isinstance(keys, str | bytes) or len(keys) != count:
         got = len(keys) if isinstance(keys, Sequence) else type(keys).__name__
         raise InvalidInput(
-            f"idempotency_keys must be a list with one key for each of the {count} rows; got {got}."
+            f"{kind}_keys must be a list with one key for each of the {count} rows; got {got}."
         )
     for row, key in enumerate(keys):
-        _check_key(key, row)
+        _check_key(key, row, kind)
 
 
-def _refuse_clashes(jobs: Sequence[NewJob]) -> None:
+def _refuse_clashes(groups: Sequence[Group]) -> None:
     """Refuses a call that gives one key to two inputs, before anything of it is queued."""
-    first: dict[str, int] = {}
-    for row, job in enumerate(jobs):
-        before = first.setdefault(job.uid, row)
-        if job.fingerprint != jobs[before].fingerprint:
+    first: dict[str, tuple[int, str]] = {}
+    pairs = (zip(group.rows, group.new, strict=True) for group in groups)
+    places = sorted(chain.from_iterable(pairs), key=itemgetter(0))
+    for row, job in places:
+        before, fingerprint = first.setdefault(job.uid, (row, job.fingerprint))
+        if job.fingerprint != fingerprint:
             raise InvalidInput(
                 f"Rows {before} and {row} have the same idempotency key but not the same input."
             )

@@ -10,10 +10,10 @@ from typing import cast
 
 from umbel._inbox import Inbox, Waiting, by_slot
 from umbel._listener import Listener
-from umbel._models import TargetCache, find
+from umbel._models import WayCache, find
 from umbel._outcome import missing, outcome_in
 from umbel._patience import Outage
-from umbel._prepare import Target
+from umbel._way import Target, Way
 from umbel_batching import record
 from umbel_batching.calls import Calls
 from umbel_batching.census import JobInfo, job_info
@@ -62,7 +62,7 @@ class Session:
         self._settings = settings
         self._calls = Calls.of(settings)
         self._translated = translate_errors("")
-        self._targets = TargetCache()
+        self._ways = WayCache()
         self._outage = Outage()
         self._live = _Live()
 
@@ -71,14 +71,14 @@ class Session:
         """Identity of the store as this process last saw it; empty before the first call."""
         return self._in_this_process().store
 
-    def target(self, model: str, version: str | None) -> Target:
-        """The target that a name and version mean now."""
-        target = self._targets.get(model, version)
-        if target is not None:
-            return target
+    def way(self, model: str, version: str | None) -> Way:
+        """The way that a name and version mean now."""
+        way = self._ways.get(model, version)
+        if way is not None:
+            return way
         runner = self._connected()
         with self._translated:
-            return find(runner.client, self._settings.namespace, self._targets, model, version)
+            return find(runner.client, self._settings.namespace, self._ways, model, version)
 
     def inbox(self) -> Inbox:
         """The inbox of this process."""
@@ -217,7 +217,7 @@ class Session:
             store = identify(runner.client, self._settings.namespace).store
         if store != live.store:
             live.store = store
-            self._targets.clear()
+            self._ways.clear()
         return missing(job, fate, store, self._calls.keep)
 
     def _connected(self) -> Runner:

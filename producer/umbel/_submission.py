@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from umbel._inbox import Inbox, Waiting
+from umbel._intake import Group, Intake
 from umbel._job import Job
-from umbel._prepare import Target
 from umbel_batching.values import Accepted, Known, NewJob
 from umbel_config.errors import IdempotencyConflict, LaneFull, StoreUnavailable
 
@@ -100,60 +100,68 @@ def _conflict(known: Known) -> IdempotencyConflict:
 
 
 class Submission:
-    """Jobs of one call on their way into a lane.
+    """Jobs of one call on their way into a lane, or into several.
 
     Args:
         session: of the client.
-        target: where they go.
-        new: the jobs.
+        groups: the jobs by lane.
     """
 
-    def __init__(self, session: Session, target: Target, new: Sequence[NewJob]) -> None:
-        self._session, self._target, self._new = session, target, new
-        self._place = 0
-        self._jobs: list[Job] = []
+    def __init__(self, session: Session, groups: Sequence[Group]) -> None:
+        self._session = session
+        self._intake = Intake[Job](groups)
 
     @property
     def left(self) -> int:
         """How many jobs have not been accepted yet."""
-        return len(self._new) - self._place
+        return self._intake.left
+
+    def ready(self) -> list[Job]:
+        """The jobs that are in, up to the first row that is not; each is told once."""
+        return self._intake.ready()
 
     def go(self) -> list[Job]:
         """Submits what is left, and returns its jobs; after an error it goes on where it stopped.
 
-        A bundle whose answer was lost goes again under the same ids, which changes nothing.
+        A bundle whose answer was lost goes again under the same ids, which changes nothing. A full
+        lane does not keep jobs out of the others.
 
         Raises:
-            LaneFull: the lane filled up on the way.
+            LaneFull: a lane filled up on the way.
             StoreUnavailable: the store went away, or is full.
             IdempotencyConflict: a key was used before with another input. Like the others it
                 carries the jobs that this call got in.
         """
-        self._jobs = []
+        full: LaneFull | None = None
         try:
-            self._submit_all()
+            for group in self._intake.open():
+                try:
+                    self._submit_all(group)
+                except LaneFull as error:
+                    full = full or error
+            if full is not None:
+                raise full
         except (IdempotencyConflict, LaneFull, StoreUnavailable) as error:
-            error.accepted, error.jobs = len(self._jobs), tuple(self._jobs)
+            self._intake.tell(error)
             raise
-        return self._jobs
+        return self._intake.accepted()
 
-    def _submit_all(self) -> None:
-        for new in bundled(self._new[self._place :]):
+    def _submit_all(self, group: Group) -> None:
+        for new in bundled(group.waiting):
             try:
-                self._submit(new)
+                self._submit(group, new)
             except LaneFull:
                 for size in portions(len(new)):
                     with suppress(LaneFull):
-                        self._submit(self._new[self._place : self._place + size])
+                        self._submit(group, group.waiting[:size])
                 raise
 
-    def _submit(self, new: Sequence[NewJob]) -> None:
-        slot = self._target.lane.slot
+    def _submit(self, group: Group, new: Sequence[NewJob]) -> None:
+        slot = group.target.lane.slot
         bundle = Bundle(self._session.inbox(), partial(Job, self._session), slot, new)
         try:
-            jobs = bundle.accepted(self._session.submit(self._target, new))
+            jobs = bundle.accepted(self._session.submit(group.target, new))
         except BaseException:
             bundle.refused()
             raise
-        self._jobs += jobs
-        self._place += len(new)
+        self._intake.note(group, jobs)

@@ -13,7 +13,10 @@ from umbel_registry.collate import collate, example_inputs
 from umbel_registry.folder import read_model_file
 from umbel_registry.manifest import Manifest, ModelFile
 from umbel_registry.resolve import resolve
+from umbel_registry.route import Route
 from umbel_registry.signature import Signature, TensorSpec
+from umbel_registry.traffic import Traffic
+from umbel_registry.traffic_control import TrafficControl
 
 if TYPE_CHECKING:
     from umbel_registry.artifacts import ArtifactStore
@@ -27,8 +30,11 @@ __all__ = [
     "LoadedModel",
     "Manifest",
     "ModelFile",
+    "Route",
     "Signature",
     "TensorSpec",
+    "Traffic",
+    "TrafficControl",
     "WrongRowCount",
     "collate",
     "example_inputs",

@@ -8,10 +8,11 @@ from importlib import resources
 from typing import TYPE_CHECKING, cast
 
 from umbel_config.errors import ArtifactTampered, ModelError, VersionExists
+from umbel_config.server import address_of
 from umbel_config.store_errors import translate_errors
-from umbel_registry.keys import model_key, models_key, revision_key
+from umbel_registry.keys import model_key, models_key, revision_key, traffic_key
 from umbel_registry.manifest import Manifest
-from umbel_registry.resolve import model_not_found, resolve, text
+from umbel_registry.resolve import model_not_found, pick, text
 from umbel_registry.versions import in_order
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from umbel_registry.artifacts import ArtifactStore
 
-_REGISTERED, _TAKEN = 1, -1
+_REGISTERED, _TAKEN, _IS_ALIAS = 1, -1, -2
 
 
 class Catalog:
@@ -35,7 +36,7 @@ class Catalog:
         self._namespace = namespace
         source = resources.files("umbel_registry").joinpath("lua/register.lua").read_text("utf-8")
         self._register = redis.register_script(source)
-        self._translated = translate_errors(_address(redis))
+        self._translated = translate_errors(address_of(redis))
 
     def register(self, manifest: Manifest) -> bool:
         """Makes a version known; the same content again changes nothing.
@@ -53,6 +54,7 @@ class Catalog:
             models_key(self._namespace),
             model_key(self._namespace, manifest.name),
             revision_key(self._namespace),
+            traffic_key(self._namespace, manifest.name),
         )
         summary = json.dumps(
             {
@@ -67,6 +69,12 @@ class Catalog:
             outcome = self._register(keys=keys, args=args)
         if outcome == _TAKEN:
             raise version_exists(manifest.name, manifest.version)
+        if outcome == _IS_ALIAS:
+            raise VersionExists(
+                f"{manifest.version!r} is an alias of {manifest.name}. Choose another name for the "
+                f"version, or remove the alias: umbel models alias {manifest.name} --remove "
+                f"{manifest.version}"
+            )
         return bool(outcome == _REGISTERED)
 
     def get(self, name: str, version: str | None = None) -> Manifest:
@@ -81,7 +89,7 @@ class Catalog:
             VersionNotFound: the model has no such version; the sentence says which it has.
         """
         raw = self._versions(name)
-        return resolve(name, version, raw, known=() if raw else self.names())
+        return pick(name, version, raw, known=() if raw else self.names())
 
     def names(self) -> list[str]:
         """The names of all models, sorted."""
@@ -158,13 +166,6 @@ class Catalog:
         with self._translated:
             reply = cast("builtins.list[bytes]", self._redis.hkeys(key))
         return [text(field) for field in reply]
-
-
-def _address(redis: Redis) -> str:
-    options = redis.connection_pool.connection_kwargs
-    if "path" in options:
-        return f"unix://{options['path']}"
-    return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
 def version_exists(name: str, version: str) -> VersionExists:

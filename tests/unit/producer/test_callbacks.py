@@ -9,7 +9,8 @@ import pytest
 
 from umbel import _callbacks as module
 from umbel._callbacks import CallbackChecks
-from umbel._prepare import Options, Target, options, prepare
+from umbel._prepare import Options, options, prepare
+from umbel._way import Target
 from umbel_batching import record
 from umbel_batching.lanes import Lane
 from umbel_batching.record import HEAD

@@ -10,7 +10,7 @@ import fakeredis
 import pytest
 
 from umbel import _models
-from umbel._models import TargetCache, find
+from umbel._models import WayCache, find
 from umbel_batching.identity import identify
 from umbel_config.errors import ModelNotFound, VersionNotFound
 from umbel_registry import Catalog, ModelFile, TensorSpec
@@ -51,23 +51,23 @@ def manifest(version: str, name: str = "digits") -> Manifest:
 def test_latest_follows_the_registry_once_a_second_has_passed(
     client: fakeredis.FakeRedis, clock: Callable[[float], None]
 ) -> None:
-    catalog, cache = Catalog(client, "t"), TargetCache()
+    catalog, cache = Catalog(client, "t"), WayCache()
     catalog.register(manifest("1"))
-    assert find(client, "t", cache, "digits", None).lane.name == "digits@1"
+    assert find(client, "t", cache, "digits", None).main.lane.name == "digits@1"
     catalog.register(manifest("2"))
     known = cache.get("digits", None)
     assert known is not None
-    assert known.lane.name == "digits@1"
+    assert known.main.lane.name == "digits@1"
     clock(_models.FRESH_S + 0.1)
     assert cache.get("digits", None) is None
-    assert find(client, "t", cache, "digits", None).lane.name == "digits@2"
+    assert find(client, "t", cache, "digits", None).main.lane.name == "digits@2"
 
 
 def test_registry_that_counts_from_the_start_again_after_a_data_loss_is_read_anew(
     client: fakeredis.FakeRedis, clock: Callable[[float], None]
 ) -> None:
     """Both stores are at revision 1, so the identity of the store must tell them apart."""
-    cache = TargetCache()
+    cache = WayCache()
     identify(client, "t")
     Catalog(client, "t").register(manifest("1"))
     before = find(client, "t", cache, "digits", None)
@@ -75,12 +75,12 @@ def test_registry_that_counts_from_the_start_again_after_a_data_loss_is_read_ane
     identify(client, "t")
     Catalog(client, "t").register(manifest("2"))
     clock(_models.FRESH_S + 0.1)
-    assert find(client, "t", cache, "digits", None).lane.name == "digits@2"
-    assert before.lane.name == "digits@1"
+    assert find(client, "t", cache, "digits", None).main.lane.name == "digits@2"
+    assert before.main.lane.name == "digits@1"
 
 
 def test_cleared_cache_knows_nothing(client: fakeredis.FakeRedis) -> None:
-    cache = TargetCache()
+    cache = WayCache()
     Catalog(client, "t").register(manifest("1"))
     find(client, "t", cache, "digits", None)
     assert cache.get("digits", None) is not None
@@ -92,39 +92,42 @@ def test_cleared_cache_knows_nothing(client: fakeredis.FakeRedis) -> None:
 def test_unmoved_registry_is_asked_for_its_revision_only(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catalog, cache = Catalog(client, "t"), TargetCache()
+    catalog, cache = Catalog(client, "t"), WayCache()
     catalog.register(manifest("1"))
     first = find(client, "t", cache, "digits", "1")
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("the manifests were read again")
 
-    monkeypatch.setattr(client, "hgetall", refuse)
+    monkeypatch.setattr(_models, "_about", refuse)
     assert find(client, "t", cache, "digits", "1") is first
 
 
-def test_target_read_before_the_registry_moved_is_not_kept(
+def test_way_read_before_the_registry_moved_is_not_kept(
     client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow thread must not put an old target back after a quick one saw the new revision."""
-    catalog, cache = Catalog(client, "t"), TargetCache()
+    """A slow thread must not put an old way back after a quick one saw the new revision."""
+    catalog, cache = Catalog(client, "t"), WayCache()
     catalog.register(manifest("1"))
-    read = client.hgetall
+    about = _models._about
 
-    def slow(name: str) -> Any:
-        old = read(name)
-        monkeypatch.setattr(client, "hgetall", read)
-        catalog.register(manifest("2"))
-        find(client, "t", cache, "digits", "2")
-        return old
+    class Slow:
+        def __init__(self, *where: Any) -> None:
+            self._old = about(*where).execute()
 
-    monkeypatch.setattr(client, "hgetall", slow)
-    assert find(client, "t", cache, "digits", None).lane.name == "digits@1"
-    assert find(client, "t", cache, "digits", None).lane.name == "digits@2"
+        def execute(self) -> Any:
+            monkeypatch.setattr(_models, "_about", about)
+            catalog.register(manifest("2"))
+            find(client, "t", cache, "digits", "2")
+            return self._old
+
+    monkeypatch.setattr(_models, "_about", Slow)
+    assert find(client, "t", cache, "digits", None).main.lane.name == "digits@1"
+    assert find(client, "t", cache, "digits", None).main.lane.name == "digits@2"
 
 
 def test_unknown_names_are_refused_with_a_hint(client: fakeredis.FakeRedis) -> None:
-    catalog, cache = Catalog(client, "t"), TargetCache()
+    catalog, cache = Catalog(client, "t"), WayCache()
     catalog.register(manifest("1"))
     with pytest.raises(ModelNotFound, match="Did you mean 'digits'"):
         find(client, "t", cache, "digit", None)

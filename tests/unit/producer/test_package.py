@@ -28,11 +28,19 @@ def test_names_are_sorted_unique_and_there() -> None:
 def test_every_error_that_a_producer_can_meet_is_exported() -> None:
     registry_only = {
         "ArtifactTampered",
+        "BatchUnsafe",
+        "CanaryUnderWay",
         "ModelError",
         "ModelFolderInvalid",
         "ModelLoadFailed",
         "ModelUnavailable",
+        "NotReady",
+        "NothingToRollBack",
+        "PolicyInvalid",
+        "RouteInvalid",
+        "TrafficContended",
         "VersionExists",
+        "VersionInUse",
     }
     internal = {"JobError", "MalformedPayload"}
     of_callbacks = {"ReceiverRefused", "SignatureInvalid"}  # a sender's, and a receiver's

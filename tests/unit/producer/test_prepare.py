@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from umbel._prepare import Options, Target, options, prepare, prepare_many
+from umbel._prepare import Options, options, prepare, prepare_many
+from umbel._way import Target, Turns, Way
 from umbel_batching import wire
 from umbel_batching.lanes import Lane, keyed_uid
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import MAX_META, Priority
+from umbel_batching.values import NewJob
 from umbel_config.errors import InvalidInput, PayloadTooLarge
-from umbel_registry import Signature, TensorSpec
+from umbel_registry import Route, Signature, TensorSpec
 
 REPLY = "0123456789abcdef"
 ROW = np.arange(4, dtype=np.float32)
@@ -32,6 +34,14 @@ def target(**batching: int) -> Target:
     )
     lane = Lane(model="digits", version="1", policy=BatchPolicy(**batching))
     return Target(lane, signature)
+
+
+def many(values: Any, chosen: Options, keys: Any = None) -> list[NewJob]:
+    """The jobs of a call whose way leads to one lane."""
+    way = Way(Route.of({"1": 1.0}), {"1": target()}, Turns())
+    (group,) = prepare_many(way, values, chosen, keys)
+    assert group.rows == range(len(group.new))
+    return list(group.new)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +115,17 @@ def test_value_that_does_not_fit_is_refused(value: Any) -> None:
 
 def test_many_are_all_checked_before_the_first_is_made() -> None:
     with pytest.raises(InvalidInput, match="Row 2"):
-        prepare_many(target(), [ROW, ROW, ROW[:2]], make())
+        many([ROW, ROW, ROW[:2]], make())
 
 
 def test_rows_of_one_array_are_jobs_of_their_own() -> None:
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
-    jobs = prepare_many(target(), rows, make())
+    jobs = many(rows, make())
     assert len({job.uid for job in jobs}) == 3
     head = len(make().tail)
     decoded = [wire.decode(job.tail[head:]) for job in jobs]
     np.testing.assert_array_equal(np.stack(decoded), rows)
-    assert prepare_many(target(), rows[:0], make()) == []
+    assert many(rows[:0], make()) == []
 
 
 @pytest.mark.parametrize("priority", ["high", "normal", "low", *Priority])
@@ -149,13 +159,13 @@ def test_key_names_the_job_and_the_fingerprint_its_input_and_version() -> None:
 def test_key_that_is_no_printable_text_is_refused_and_not_repeated(key: Any) -> None:
     for refuse in (
         lambda: prepare(target(), ROW, make(), key),
-        lambda: prepare_many(target(), [ROW, ROW], make(), [None, key]),
+        lambda: many([ROW, ROW], make(), [None, key]),
     ):
         with pytest.raises(InvalidInput, match="idempotency key") as caught:
             refuse()
         assert not key or str(key) not in str(caught.value)
     with pytest.raises(InvalidInput, match="of row 1"):
-        prepare_many(target(), [ROW, ROW], make(), [None, key])
+        many([ROW, ROW], make(), [None, key])
 
 
 @pytest.mark.parametrize("key", ["x" * 255, "ä ö", "0"])
@@ -166,16 +176,16 @@ def test_key_at_its_limits_passes(key: str) -> None:
 @pytest.mark.parametrize("keys", [[], ["a"], ["a", "b", "c"], "ab", iter(["a", "b"]), {"a": 1}])
 def test_keys_must_be_as_many_as_the_rows(keys: Any) -> None:
     with pytest.raises(InvalidInput, match="one key for each of the 2 rows"):
-        prepare_many(target(), [ROW, ROW], make(), keys)
+        many([ROW, ROW], make(), keys)
 
 
 def test_rows_without_a_key_stand_among_those_with_one() -> None:
-    jobs = prepare_many(target(), [ROW, ROW, ROW], make(), ["a", None, "a"])
+    jobs = many([ROW, ROW, ROW], make(), ["a", None, "a"])
     assert [bool(job.fingerprint) for job in jobs] == [True, False, True]
     assert jobs[0].uid == jobs[2].uid != jobs[1].uid
 
 
 def test_one_key_at_two_inputs_of_a_call_is_refused() -> None:
     with pytest.raises(InvalidInput, match="Rows 0 and 2") as caught:
-        prepare_many(target(), [ROW, ROW, ROW + 1], make(), ["secret", "b", "secret"])
+        many([ROW, ROW, ROW + 1], make(), ["secret", "b", "secret"])
     assert "secret" not in str(caught.value)

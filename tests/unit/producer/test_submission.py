@@ -10,9 +10,10 @@ import pytest
 
 from umbel import _submission
 from umbel._inbox import Inbox
+from umbel._intake import Group
 from umbel._job import Job
-from umbel._prepare import Target
 from umbel._submission import BUNDLE, Bundle, Submission, portions
+from umbel._way import Target
 from umbel_batching.lanes import Lane, keyed_uid, new_uid
 from umbel_batching.values import Accepted, Known, NewJob
 from umbel_config.errors import IdempotencyConflict, LaneFull, StoreFull, StoreUnavailable
@@ -65,7 +66,7 @@ def keyed(key: str) -> NewJob:
 
 
 def submission(session: Any, new: Sequence[NewJob]) -> Submission:
-    return Submission(session, TARGET, new)
+    return Submission(session, [Group(TARGET, new, range(len(new)))])
 
 
 def test_all_jobs_go_in_order_and_are_expected() -> None:

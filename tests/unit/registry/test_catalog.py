@@ -85,8 +85,8 @@ def test_a_long_list_is_cut(catalog: Catalog, make_manifest: Make) -> None:
 
 def test_resolving_needs_no_client_and_takes_either_kind_of_reply(make_manifest: Make) -> None:
     _, manifest = make_manifest("3")
-    assert resolve("digits", None, {b"3": manifest.to_json()}) == manifest
-    assert resolve("digits", "3", {"3": manifest.to_json().decode()}) == manifest
+    assert resolve("digits", None, {b"3": manifest.to_json()}).manifests == {"3": manifest}
+    assert resolve("digits", "3", {"3": manifest.to_json().decode()}).manifests == {"3": manifest}
     with pytest.raises(ModelNotFound, match="Did you mean 'digits'"):
         resolve("digitz", None, {}, known=["digits"])
     with pytest.raises(ArtifactTampered, match="The registered digits 3"):
