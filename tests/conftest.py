@@ -268,10 +268,11 @@ class Serving:
     def __init__(
         self, settings: Settings, threads: int = 1, deliver: Callable[[], int] | None = None
     ) -> None:
-        from umbel_worker.runtime import make_drainer  # needs torch, as few tests do
+        from umbel_worker.runtime import make_process  # needs torch, as few tests do
 
         self.stop = threading.Event()
-        self.drainer = make_drainer(settings, self.stop)
+        self.process = make_process(settings, self.stop)
+        self.drainer = self.process.drainer
         self.outages: list[Exception] = []
         self._deliver = deliver or (lambda: 1)
         self._pool = ThreadPoolExecutor(threads)
@@ -294,6 +295,7 @@ class Serving:
         self.drainer.runner.client.zadd(signal_key, {"!": 0})  # ends its blocking read at once
         self._thread.join()
         self._pool.shutdown()
+        self.process.mirror.stop()
         self.drainer.leases.stop()
         self.drainer.runner.client.close()
         for drain in self._drains:

@@ -11,6 +11,7 @@ import msgspec
 from umbel_batching import answers
 from umbel_batching.keys import lane_keys, reply_channel, shared_keys, workers_key
 from umbel_batching.lanes import Lane
+from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import Failure, State, has_callback
 from umbel_batching.retention import Retention
 from umbel_batching.scripts import Call, source
@@ -92,6 +93,7 @@ class Calls:
         worker: str,
         lease_ms: int,
         device: str = "cpu",
+        ran: str = "",
     ) -> Call[Claimed]:
         """Takes up to ``max_batch_size`` of the jobs that run next, under a lease.
 
@@ -105,9 +107,20 @@ class Calls:
             worker: name of the worker, kept as evidence.
             lease_ms: milliseconds without renewal after which the batch is taken back.
             device: what the batch will run on; a remembered ceiling holds for one kind of device.
+            ran: the version that runs it, where that is not the one that the lane is named after.
         """
-        args = (slot, batch, token, worker, lease_ms, device, self._kept, self._channels)
+        args = (slot, batch, token, worker, lease_ms, device, self._kept, self._channels, ran)
         return self._call("claim", slot, args, lambda reply: answers.claimed(batch, reply))
+
+    def govern(self, slot: str, lane: str, policy: BatchPolicy) -> Call[bool]:
+        """Gives a lane another batching policy, from its next claim on; false if it has it already.
+
+        Args:
+            slot: the lane.
+            lane: its name; a lane that does not exist is left alone.
+            policy: the policy.
+        """
+        return self._call("govern", slot, (slot, lane, policy.text), bool)
 
     def renew(self, slot: str, *, batch: str, token: str, lease_ms: int) -> Call[bool]:
         """Extends the lease of a running batch; false when it was lost."""

@@ -195,7 +195,7 @@ def job_info(
     return JobInfo(
         id=job_id,
         model=model,
-        version=version,
+        version=known.get("ran", version),
         state=record.state.value,
         created_at=record.created_ms,
         started_at=started,

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import redis
 from redis.exceptions import RedisError, ResponseError
 
+from umbel_batching.alarm import Alarm
 from umbel_batching.bell import Bell
 from umbel_batching.calls import Calls
 from umbel_batching.census import lane_names, worker_slots
-from umbel_batching.keys import shared_keys
+from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import new_uid
 from umbel_batching.outbox import OUTBOX, OutboxCalls
 from umbel_batching.retention import Retention
@@ -108,6 +109,7 @@ class Flusher:
         self._next_sweep = 0.0
         self._queues: dict[str, str] = {}
         self._slots: dict[str, tuple[float, int]] = {}
+        self._alarm = Alarm(self._waiting)
 
     def run(self) -> None:
         """Works until ``stop`` is called; survives a Redis that goes away and comes back."""
@@ -183,6 +185,8 @@ class Flusher:
             flush = self._ask(slot, now_ms, tokens)
         for token in tokens[: flush.sent]:
             self._send(Drain(flush.lane, flush.queue, token))
+        if flush.queue:
+            self._alarm.look(slot, flush.lane, flush.queue, self._workers(flush.queue, now_ms))
         return flush.sent
 
     def _ask(self, slot: str, now_ms: int, tokens: list[str]) -> Flush:
@@ -196,13 +200,18 @@ class Flusher:
 
     def _slots_of(self, queue: str | None, now_ms: int) -> int:
         """Batches that the workers of ``queue`` run side by side; 1 while none is known."""
-        if not queue:
-            return 1
-        read_at, slots = self._slots.get(queue, (0.0, 1))
-        if time.monotonic() - read_at > _WORKERS_FRESH_S:
-            slots = max(1, worker_slots(self._client, self._namespace, queue, now_ms))
+        return max(1, self._workers(queue, now_ms)) if queue else 1
+
+    def _workers(self, queue: str, now_ms: int) -> int:
+        """The same, as last read; 0 where no worker is alive."""
+        read_at, slots = self._slots.get(queue, (0.0, 0))
+        if not read_at or time.monotonic() - read_at > _WORKERS_FRESH_S:
+            slots = worker_slots(self._client, self._namespace, queue, now_ms)
             self._slots[queue] = (time.monotonic(), slots)
         return slots
+
+    def _waiting(self, slot: str) -> int:
+        return int(self._client.zcard(lane_keys(self._namespace, slot).waiting))
 
     def _tidy(self, slot: str, flush: Flush) -> None:
         """Ends what is overdue, and takes back what silent workers hold."""

@@ -17,6 +17,8 @@ SLOT_LENGTH = 8
 #: Length of a job's uid inside its lane: a UUIDv7 in hexadecimal.
 UID_LENGTH = 32
 _ID_LENGTH = SLOT_LENGTH + 1 + UID_LENGTH
+#: Behind the version in the name of a lane whose jobs are copies; no version has such a sign.
+SHADOW = "~shadow"
 _HEX = frozenset("0123456789abcdef")
 _BASE32 = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
@@ -28,6 +30,7 @@ class Lane:
     Attributes:
         model: name of the model.
         version: its version.
+        shadow: whether its jobs are copies, whose outputs are compared and go to nobody.
         queue: the Celery queue whose workers serve the lane.
         policy: how its jobs are gathered, used when the lane is seen for the first time.
     """
@@ -36,11 +39,12 @@ class Lane:
     version: str
     queue: str = "umbel"
     policy: BatchPolicy = field(default_factory=BatchPolicy)
+    shadow: bool = False
 
     @property
     def name(self) -> str:
         """The lane's name as people see it, for example ``digits@3``."""
-        return f"{self.model}@{self.version}"
+        return f"{self.model}@{self.version}{SHADOW if self.shadow else ''}"
 
     @property
     def slot(self) -> str:
@@ -57,8 +61,13 @@ def slot_of(name: str) -> str:
 
 def split_name(name: str) -> tuple[str, str]:
     """Model and version of the lane ``name``."""
-    model, _, version = name.rpartition("@")
+    model, _, version = name.removesuffix(SHADOW).rpartition("@")
     return model, version
+
+
+def is_shadow(name: str) -> bool:
+    """Whether the jobs of the lane ``name`` are copies that are only compared."""
+    return name.endswith(SHADOW)
 
 
 def new_uid() -> str:

@@ -213,6 +213,7 @@ def _events(text: bytes) -> list[Event]:
 _META_START, _META_END = _SPANS["meta"]
 _HISTORY_START, _HISTORY_END = _SPANS["history"]
 _REPLY_START, _REPLY_END = _SPANS["reply"]
+_CREATED_START, _CREATED_END = _SPANS["created"]
 _CALLED_START, _CALLED_END = (end - _SPANS["priority"][0] for end in _SPANS["callback"])
 _NOT_CALLED = b"0" * FIELDS["callback"]
 
@@ -225,6 +226,11 @@ def body_offset(raw: bytes) -> int:
 def reply_of(raw: bytes) -> bytes:
     """The client that waits for the job of a record, blank padded; ``NO_REPLY`` for nobody."""
     return raw[_REPLY_START:_REPLY_END]
+
+
+def created_of(raw: bytes) -> int:
+    """When the job of a record arrived, in ms since 1970 by the server's clock."""
+    return int(raw[_CREATED_START:_CREATED_END])
 
 
 def tail(

@@ -168,25 +168,6 @@ def lanes_table(lanes: list[LaneStatus]) -> Table:
     return table
 
 
-def models_table(manifests: list[Manifest]) -> Table:
-    """Registered versions, one a row."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "version", "format", "queue", "inputs", "outputs", "batch", "created"):
-        table.add_column(name)
-    for each in manifests:
-        table.add_row(
-            each.name,
-            each.version,
-            each.format,
-            each.queue,
-            specs_text(each.signature.inputs),
-            specs_text(each.signature.outputs),
-            f"≤ {each.policy.max_batch_size}",
-            f"{each.created_at.astimezone():%Y-%m-%d %H:%M}",
-        )
-    return table
-
-
 def manifest_table(manifest: Manifest) -> Table:
     """Everything about one version."""
     table = grid()
@@ -199,6 +180,12 @@ def manifest_table(manifest: Manifest) -> Table:
     _signature_rows(table, manifest.signature)
     if manifest.output_encoding != "list":
         table.add_row("arrays in JSON", manifest.output_encoding)
+    if manifest.batch_variance is not None:
+        table.add_row(
+            "batch variance",
+            f"admitted: outputs differ by up to {manifest.batch_variance:.2%} of their largest "
+            "value, with the batch or by chance",
+        )
     policy = manifest.policy
     table.add_row(
         "batching",

@@ -14,6 +14,7 @@ Each error says what happened and what to do, and knows whether trying again can
     │   ├── VersionExists           versions are immutable; this one is taken
     │   ├── ModelFolderInvalid      the folder does not describe a loadable model
     │   │   └── BatchUnsafe         a row's outputs depend on the rows that share its batch
+    │   ├── PlanInvalid             models.yaml cannot be read, or contradicts itself
     │   ├── ArtifactTampered        a file differs from its recorded SHA-256
     │   └── ModelLoadFailed         the artifact cannot be loaded or run here
     │       └── ModelUnavailable    this machine lacks its files or a module it may import
@@ -152,6 +153,10 @@ class BatchUnsafe(ModelFolderInvalid):
     def __init__(self, message: str, *, variance: float | None = None) -> None:
         super().__init__(message)
         self.variance = variance
+
+
+class PlanInvalid(ModelError):
+    """The file that says how models should stand cannot be read, or contradicts itself."""
 
 
 class ArtifactTampered(ModelError):

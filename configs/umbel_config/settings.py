@@ -42,7 +42,7 @@ def _words(value: Any) -> Any:
 
 
 #: Settings that are lists of words.
-_LISTS = {"queues", "allowed_modules"} | {
+_LISTS = {"queues", "allowed_modules", "pinned_models"} | {
     name
     for name, field in CallbackSettings.model_fields.items()
     if get_origin(field.annotation) is tuple
@@ -125,6 +125,16 @@ class Settings(CallbackSettings, BaseSettings):
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where models run."
+    )
+    max_loaded_mb: int = Field(
+        0,
+        ge=0,
+        description="MB (of 2^20 bytes) of models that a process keeps loaded, as measured; 0: no "
+        "bound. With prefork each process of the pool has so much.",
+    )
+    pinned_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Models that are never unloaded once they are loaded: digits, or digits@3.",
     )
     drain_budget_ms: int = Field(
         2_000, ge=1, description="Longest time one Celery task keeps draining a lane."

@@ -61,9 +61,10 @@ class Intake(Generic[W]):
 
     def note(self, group: Group, jobs: Sequence[W]) -> None:
         """Notes that the next jobs of a group got in."""
-        for row, job in zip(group.rows[group.place :], jobs, strict=False):
+        end = group.place + len(jobs)
+        for row, job in zip(group.rows[group.place : end], jobs, strict=True):
             self._jobs[row] = job
-        group.place += len(jobs)
+        group.place = end
 
     def accepted(self) -> list[W]:
         """The jobs that got in since ``open``, in the order of their rows."""

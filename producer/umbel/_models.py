@@ -89,7 +89,7 @@ def find(
     way = cache.known(model, version)
     if way is not None:
         return way
-    raw, traffic = _about(client, namespace, model).execute()
+    traffic, raw = _about(client, namespace, model).execute()
     names = [] if raw else [text(name) for name in client.hkeys(models_key(namespace))]
     return cache.put(model, version, resolve(model, version, raw, traffic, names), revision)
 
@@ -103,14 +103,14 @@ def _asked(client: Any, namespace: str) -> Any:
 
 
 def _about(client: Any, namespace: str, model: str) -> Any:
-    """The versions of a model and its traffic, in one round trip.
+    """The traffic of a model and its versions, in one round trip.
 
     Read after the revision: a change in between leaves newer ways under an older revision, which
-    are read once more.
+    are read once more. Versions are read last, so that those which a route names are among them.
     """
     pipe = client.pipeline(transaction=False)
-    pipe.hgetall(model_key(namespace, model))
     pipe.hgetall(traffic_key(namespace, model))
+    pipe.hgetall(model_key(namespace, model))
     return pipe
 
 
@@ -127,6 +127,6 @@ async def find_async(
     way = cache.known(model, version)
     if way is not None:
         return way
-    raw, traffic = await _about(client, namespace, model).execute()
+    traffic, raw = await _about(client, namespace, model).execute()
     names = [] if raw else [text(name) for name in await client.hkeys(models_key(namespace))]
     return cache.put(model, version, resolve(model, version, raw, traffic, names), revision)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import os
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,14 +46,18 @@ class Turns:
     They begin anywhere, so that the first job of each client is as likely to meet a version as its
     weight says, and go on by the golden section (Weyl's sequence): after n jobs each version
     has its share of them within a few jobs, where drawing lots would be off by the root of n.
+
+    A forked child begins anew: a server that forks for each request would else send the one job
+    of every child to the same version, and its lock may be held by a thread that is not there.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next = random.getrandbits(32)
+        self._lock, self._next, self._pid = _beginning()
 
     def take(self, count: int) -> int:
         """The first of ``count`` points; each further one is a step away, see ``points``."""
+        if self._pid != os.getpid():
+            self._lock, self._next, self._pid = _beginning()
         with self._lock:
             first = self._next
             self._next = (first + count * _STEP) % SPACE
@@ -62,6 +67,11 @@ class Turns:
         """The next ``count`` points."""
         steps = np.arange(count, dtype=np.uint64) * np.uint64(_STEP)
         return (np.uint64(self.take(count)) + steps) % np.uint64(SPACE)
+
+
+def _beginning() -> tuple[threading.Lock, int, int]:
+    """Lock, first point and process; not of ``random``, since programs seed that all alike."""
+    return threading.Lock(), secrets.randbits(32), os.getpid()
 
 
 class Way:
@@ -117,15 +127,22 @@ class Way:
         """
         if self.single:
             return [(self.main, range(count))]
-        points = self._turns.points(count)
-        for place, key in enumerate(routing_keys or ()):
-            if key is not None:
-                points[place] = self._point(key)
+        points = self._points(count, routing_keys)
         owners = np.searchsorted(self._ends, points, side="right")
         places: dict[str, list[int]] = {}
         for place, owner in enumerate(owners.tolist()):
             places.setdefault(self._owners[owner], []).append(place)
         return [(self._targets[version], rows) for version, rows in places.items()]
+
+    def _points(self, count: int, keys: Sequence[str | None] | None) -> NDArray[np.uint64]:
+        """Jobs with a key take no turn, so that those without are as even as if they were alone."""
+        if keys is None:
+            return self._turns.points(count)
+        given = (0 if key is None else self._point(key) for key in keys)
+        points = np.fromiter(given, np.uint64, count)
+        free = np.fromiter((key is None for key in keys), np.bool_, count)
+        points[free] = self._turns.points(int(free.sum()))
+        return points
 
     def _point(self, key: str) -> int:
         return position_of(self.main.lane.model, key)

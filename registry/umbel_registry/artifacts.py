@@ -6,6 +6,7 @@ import glob
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ class ArtifactStore:
     a folder named by the digest that holds the files.
 
     The manifest is written last, so a version is there whole or not at all; a local version
-    appears in one rename.
+    appears in one rename. Beside its versions lies what is kept of a model's traffic, see
+    ``keepsake.py``: ``<root>/<name>/traffic-<namespace>.json``, the one thing here that changes.
 
     Args:
         root: a folder, or a URL such as ``s3://bucket/models`` (its fsspec driver installed).
@@ -155,6 +157,72 @@ class ArtifactStore:
                 self._download(source, folder, manifest)
         verify(folder, manifest)
         return folder
+
+    def holds(self, name: str) -> bool:
+        """Whether there is anything of a model.
+
+        Args:
+            name: the model.
+
+        Raises:
+            OSError: the root cannot be read.
+        """
+        self._fs.invalidate_cache()
+        return bool(self._fs.isdir(f"{self._root}/{name}"))
+
+    def traffic_place(self, name: str, namespace: str) -> str:
+        """Where the traffic of a model is kept; installations may share a root.
+
+        Args:
+            name: the model.
+            namespace: of the installation.
+        """
+        return f"{self._root}/{name}/traffic-{namespace}.json"
+
+    def traffic(self, name: str, namespace: str) -> bytes | None:
+        """What is kept of a model's traffic, or ``None``.
+
+        Args:
+            name: the model.
+            namespace: of the installation.
+
+        Raises:
+            OSError: the root cannot be read.
+        """
+        self._fs.invalidate_cache()
+        try:
+            found: bytes = self._fs.cat_file(self.traffic_place(name, namespace))
+        except FileNotFoundError:
+            return None
+        return found
+
+    def put_traffic(self, name: str, namespace: str, content: bytes) -> None:
+        """Keeps the traffic of a model in place of what was kept; readers never see a part.
+
+        Args:
+            name: the model.
+            namespace: of the installation.
+            content: what to keep.
+
+        Raises:
+            OSError: the root cannot be written.
+        """
+        place = self.traffic_place(name, namespace)
+        home, _, file = place.rpartition("/")
+        incoming = f"{home}/{_INCOMING}{uuid.uuid4().hex}-{file}"
+        self._fs.makedirs(home, exist_ok=True)
+        try:
+            if self._local:
+                _write_durably(Path(incoming), content)
+                Path(incoming).replace(place)
+                _sync(Path(home))
+            else:
+                self._fs.pipe_file(incoming, content)
+                self._fs.mv(incoming, place)
+        except BaseException:
+            with suppress(OSError):
+                self._fs.rm(incoming)
+            raise
 
     def _size(self, place: str) -> int | None:
         try:

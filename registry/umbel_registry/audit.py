@@ -54,7 +54,7 @@ def _described(traffic: Traffic) -> dict[str, str]:
     if traffic.route is not None:
         words["route"] = route_text(traffic.route)
         for version, fraction in traffic.route.shadows.items():
-            words[f"shadow {version}"] = f"{fraction:g}"
+            words[f"shadow {version}"] = _number(fraction)
     for name, version in traffic.aliases.items():
         words[f"alias {name}"] = version
     for version, retirement in traffic.retired.items():
@@ -78,7 +78,12 @@ def pairs_text(values: Mapping[str, float]) -> str:
     Args:
         values: numbers by name.
     """
-    return " ".join(f"{name}={value:g}" for name, value in values.items())
+    return " ".join(f"{name}={_number(value)}" for name, value in values.items())
+
+
+def _number(value: float) -> str:
+    """Every digit, as a change of the last one is a change too."""
+    return f"{value:.15g}"
 
 
 def canary_text(canary: Canary) -> str:

@@ -62,6 +62,32 @@ def _mask(spec: TensorSpec, values: list[Array], shape: tuple[int, ...]) -> Arra
     return mask
 
 
+def cut_back(signature: Signature, row: Any, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """One row's outputs of a padded batch, those of variable length as long as the row's input.
+
+    Args:
+        signature: of the model.
+        row: the input, as ``validate_input`` returns it.
+        outputs: of this row, by name.
+    """
+    name = signature.variable_input
+    if name is None:
+        return dict(outputs)
+    own = row if len(signature.inputs) == 1 else row[name]
+    extents = [own.shape[axis] for axis in signature.inputs[name].variable_axes]
+    return {
+        output: value[_region(value.ndim, signature.outputs[output].variable_axes, extents)]
+        for output, value in outputs.items()
+    }
+
+
+def _region(rank: int, axes: Sequence[int], extents: Sequence[int]) -> tuple[slice, ...]:
+    region = [slice(None)] * rank
+    for axis, extent in zip(axes, extents, strict=False):  # as many as both have
+        region[axis] = slice(extent)
+    return tuple(region)
+
+
 def example_inputs(
     signature: Signature, n: int, lengths: int | Mapping[str, int] = DEFAULT_LENGTH
 ) -> list[Any]:

@@ -18,8 +18,9 @@ from umbel_config.errors import (
 )
 from umbel_registry.manifest import Manifest, explain
 from umbel_registry.resolve import listing, version_retired
-from umbel_registry.route import Route
+from umbel_registry.route import Route, moved
 from umbel_registry.traffic import MOST_EARLIER, Queued, Retirement, Traffic
+from umbel_registry.versions import LATEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +91,19 @@ def with_aliases(standing: Standing, aliases: Mapping[str, str | None]) -> Traff
         VersionRetired: it takes no jobs any more.
         RouteInvalid: the alias has no name that one may have.
     """
-    moved = dict(standing.traffic.aliases)
+    named = dict(standing.traffic.aliases)
     for name, version in aliases.items():
         if version is None:
-            moved.pop(name, None)
+            named.pop(name, None)
         else:
-            moved[name] = standing.live(version)
-    taken = [name for name in moved if name in standing.manifests]
+            named[name] = standing.live(version)
+    taken = [name for name in named if name in standing.manifests or name.lower() == LATEST]
     if taken:
+        meaning = "always the highest version" if taken[0].lower() == LATEST else "a version"
         raise RouteInvalid(
-            f"{taken[0]!r} is a version of {standing.model}; an alias needs a name of its own."
+            f"{taken[0]!r} is {meaning} of {standing.model}; an alias needs a name of its own."
         )
-    return _valid(standing, {"aliases": moved})
+    return _valid(standing, {"aliases": named})
 
 
 def with_route(
@@ -123,14 +125,13 @@ def with_route(
         RouteInvalid: a weight is none, or the versions do not take the same inputs.
     """
     before = standing.route
-    parts = {standing.live(word): weight for word, weight in weights.items() if weight != 0}
-    if not parts:
+    parts = _by_version(standing, weights)
+    if before is None or not parts:
         raise RouteInvalid(f"A route of {standing.model} needs a version with a weight above 0.")
     if shadows is None:
-        kept = before.shadows if before else {}
-        copies = {name: part for name, part in kept.items() if name not in parts}
+        copies = {name: part for name, part in before.shadows.items() if name not in parts}
     else:
-        copies = {standing.live(word): part for word, part in shadows.items() if part != 0}
+        copies = _by_version(standing, shadows)
     both = [name for name in copies if name in parts]
     if both:
         raise RouteInvalid(f"{standing.model} {both[0]} answers itself; it cannot be a shadow too.")
@@ -140,10 +141,35 @@ def with_route(
         route = Route.of(_plain(parts), before=before, shadows=copies, number=number)
     except ValidationError as error:
         raise RouteInvalid(f"The route of {standing.model} is none: {explain(error)}.") from None
-    if before is not None and standing.traffic.route is not None and _same(before, route):
+    route = _as_it_was(route, before, standing.traffic.earlier)
+    if standing.traffic.route is not None and _same(before, route):
         return standing.traffic
-    earlier = (before, *standing.traffic.earlier)[:MOST_EARLIER] if before else ()
+    earlier = (before, *standing.traffic.earlier)[:MOST_EARLIER]
     return _valid(standing, {"route": route, "routes": number, "earlier": earlier})
+
+
+def _by_version(standing: Standing, parts: Mapping[str, float]) -> dict[str, float]:
+    """The parts by version, where words may mean one; without those that get nothing."""
+    found: dict[str, float] = {}
+    for word, part in parts.items():
+        version = standing.live(word) if part != 0 else None
+        if version in found:
+            raise RouteInvalid(
+                f"{word!r} is {standing.model} {version}, which has a part of the route already. "
+                "Give each version one part."
+            )
+        if version is not None:
+            found[version] = part
+    return found
+
+
+def _as_it_was(route: Route, before: Route, earlier: Iterable[Route]) -> Route:
+    """Gives versions the keys that they had under an earlier route, where that moves no more."""
+    for old in earlier:
+        if old.points == route.points and moved(before, old) <= moved(before, route):
+            # Made anew: a copy would keep what its route has noted of the other table.
+            return Route.model_validate({**dict(route), "table": old.table})
+    return route
 
 
 def _plain(parts: Mapping[str, float]) -> dict[str, float]:
@@ -179,7 +205,7 @@ def takes(standing: Standing, version: str) -> list[tuple[str, Any]]:
 
 
 def rolled_back(standing: Standing) -> Traffic:
-    """Returns to the route before; the one in force is forgotten.
+    """Returns to the route before, key by key; the one in force is forgotten.
 
     Args:
         standing: of the model.
@@ -187,21 +213,48 @@ def rolled_back(standing: Standing) -> Traffic:
     Raises:
         NothingToRollBack: there is no earlier route whose versions all still take jobs.
     """
-    traffic = standing.traffic
-    for place, route in enumerate(traffic.earlier):
-        if not any(name in traffic.retired for name in (*route.weights, *route.shadows)):
-            number = traffic.routes + 1
-            back = Route.of(
-                route.weights, before=traffic.route, shadows=route.shadows, number=number
-            )
-            return _valid(
-                standing,
-                {"route": back, "routes": number, "earlier": traffic.earlier[place + 1 :]},
-            )
+    for place, route in enumerate(standing.traffic.earlier):
+        if all(_takes_jobs(standing, name) for name in (*route.weights, *route.shadows)):
+            return _back_to(standing, place)
     raise NothingToRollBack(
         f"{standing.model} has no earlier route to return to. Set one: "
         f"umbel models route {standing.model} VERSION=WEIGHT"
     )
+
+
+def returned(
+    standing: Standing, weights: Mapping[str, float], shadows: Mapping[str, float]
+) -> Traffic:
+    """Returns to a certain route of the past; if it is remembered, what came after is forgotten.
+
+    Args:
+        standing: of the model.
+        weights: of that route.
+        shadows: of that route.
+
+    Raises:
+        VersionNotFound: one of its versions is gone, or as ``VersionRetired`` takes no jobs.
+    """
+    now, wanted = standing.traffic.route, (dict(weights), dict(shadows))
+    if now is not None and (now.weights, now.shadows) == wanted:
+        return standing.traffic
+    if all(_takes_jobs(standing, name) for name in (*weights, *shadows)):
+        for place, route in enumerate(standing.traffic.earlier):
+            if (route.weights, route.shadows) == wanted:
+                return _back_to(standing, place)
+    return with_route(standing, weights, shadows)
+
+
+def _takes_jobs(standing: Standing, version: str) -> bool:
+    return version in standing.manifests and version not in standing.traffic.retired
+
+
+def _back_to(standing: Standing, place: int) -> Traffic:
+    """Puts an earlier route in force again, with its table, so that all keys go where they went."""
+    traffic, number = standing.traffic, standing.traffic.routes + 1
+    route = traffic.earlier[place].model_copy(update={"number": number})
+    earlier = traffic.earlier[place + 1 :]
+    return _valid(standing, {"route": route, "routes": number, "earlier": earlier})
 
 
 def with_retired(

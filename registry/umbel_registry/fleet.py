@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from umbel_registry.manifest import Manifest
 
+T = TypeVar("T")
 #: A process that has told nothing for this long is gone, ms.
 STALE_MS = 10_000
 _INDEX_TTL_S = 60
@@ -176,7 +177,7 @@ class Fleet:
             texts = sorted(name.decode() if isinstance(name, bytes) else name for name in names)
             keys = [process_key(self._namespace, name) for name in texts]
             told = cast("list[bytes | None]", self._redis.mget(keys))
-        return [report for raw in told if raw for report in _read(raw)]
+        return [report for raw in told if raw for report in _read(raw, Report)]
 
     def note_failure(self, model: str, version: str, failure: LoadFailure | None) -> None:
         """Keeps why a version did not load, beyond the life of that worker.
@@ -204,10 +205,9 @@ class Fleet:
                 "dict[bytes, bytes]", self._redis.hgetall(failures_key(self._namespace, model))
             )
         return {
-            (name.decode() if isinstance(name, bytes) else name): msgspec.json.decode(
-                value, type=LoadFailure
-            )
+            (name.decode() if isinstance(name, bytes) else name): failure
             for name, value in raw.items()
+            for failure in _read(value, LoadFailure)
         }
 
     def readiness(self, manifest: Manifest) -> Readiness:
@@ -223,9 +223,9 @@ class Fleet:
         return readiness_of(manifest, workers, self.reports())
 
 
-def _read(raw: bytes) -> list[Report]:
+def _read(raw: bytes, kind: type[T]) -> list[T]:
     try:
-        return [msgspec.json.decode(raw, type=Report)]
+        return [msgspec.json.decode(raw, type=kind)]
     except msgspec.MsgspecError:  # of another release; it is as if it had told nothing
         return []
 

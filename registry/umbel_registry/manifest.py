@@ -131,6 +131,9 @@ class Manifest(Loadable):
         files: size and SHA-256 of each file, by relative path.
         digest: SHA-256 over all that decides what the version does; see ``CONTENT``.
         created_at: when it was pushed.
+        batch_variance: for a version that was admitted although its outputs depend on the rows
+            that share a batch, or on chance: the largest difference found, as a part of the
+            output's largest value; 1 where no number can tell it. ``None``: none was found.
     """
 
     version: Version
@@ -139,11 +142,14 @@ class Manifest(Loadable):
     files: dict[RelativePath, FileInfo]
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     created_at: AwareDatetime
+    batch_variance: float | None = Field(None, ge=0, allow_inf_nan=False)
 
     def to_json(self) -> bytes:
         """The manifest as it is stored."""
-        # Releases before this key refuse it as unknown; while both run, the default goes unsaid.
-        unsaid = {"output_encoding"} if self.output_encoding == "list" else None
+        # Releases before these keys refuse them as unknown; while both run, defaults go unsaid.
+        unsaid = {"output_encoding"} if self.output_encoding == "list" else set()
+        if self.batch_variance is None:
+            unsaid.add("batch_variance")
         return self.model_dump_json(exclude=unsaid).encode()
 
     @classmethod
@@ -172,7 +178,7 @@ class Manifest(Loadable):
 
 
 #: What a version's digest covers, and the output encoding where it is not the default. Names,
-#: dates, descriptions and examples change nothing it does.
+#: dates, descriptions, examples and what a check found change nothing it does.
 CONTENT = ("format", "signature", "policy", "queue", "weights", "factory", "handler", "files")
 
 
@@ -185,13 +191,20 @@ def _digest(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
 
-def build_manifest(model: ModelFile, files: Mapping[str, FileInfo], version: str) -> Manifest:
+def build_manifest(
+    model: ModelFile,
+    files: Mapping[str, FileInfo],
+    version: str,
+    *,
+    batch_variance: float | None = None,
+) -> Manifest:
     """The manifest of a model folder.
 
     Args:
         model: its ``model.yaml``.
         files: size and SHA-256 of its files.
         version: the name of the new version.
+        batch_variance: what its batch-safety check found and was told to accept.
     """
     shared = model.model_dump(include=set(Loadable.model_fields))
     draft = Manifest(
@@ -202,6 +215,7 @@ def build_manifest(model: ModelFile, files: Mapping[str, FileInfo], version: str
         files={path: files[path] for path in sorted(files)},
         digest="0" * 64,
         created_at=datetime.now(UTC),
+        batch_variance=batch_variance,
     )
     return draft.model_copy(update={"digest": _digest(draft.model_dump(mode="json"))})
 

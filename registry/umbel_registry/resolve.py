@@ -69,7 +69,7 @@ def resolve(
     _, movable = traffic_of(traffic or {}, name)
     route = movable.route_among(found) if version is None else None
     if route is None:
-        chosen = movable.named(version or LATEST, found)
+        chosen = movable.named(LATEST if version is None else version, found)
         if chosen in movable.retired:
             raise version_retired(name, chosen)
         route = Route.of({chosen: 1.0}, number=movable.number_in_force)
@@ -102,9 +102,10 @@ def _manifest(
     name: str, chosen: str, found: Mapping[str, str], traffic: Traffic, asked: str | None
 ) -> Manifest:
     if chosen not in found:
+        wanted = chosen if asked is None or asked in traffic.aliases else asked
         raise VersionNotFound(
-            f"Model {name!r} has no version {asked or chosen!r}. "
-            f"{listing('It has', [*traffic.aliases, *in_order(found)], str(asked))}"
+            f"Model {name!r} has no version {wanted!r}. "
+            f"{listing('It has', [*traffic.aliases, *in_order(found)], wanted)}"
         )
     manifest = Manifest.from_json(found[chosen], f"The registered {name} {chosen}")
     policy = traffic.policy_of(chosen, manifest.policy)

@@ -76,6 +76,14 @@ class Route(BaseModel):
         """The versions that answer, the largest share first."""
         return tuple(sorted(self.weights, key=lambda name: (-self.weights[name], name)))
 
+    @property
+    def points(self) -> dict[str, int]:
+        """How many points of the space each version owns."""
+        owned = dict.fromkeys(self.weights, 0)
+        for length, name in _pieces(self.table):
+            owned[name] += length
+        return owned
+
     @cached_property
     def _ends(self) -> list[int]:
         return [end for end, _ in self.table]
@@ -123,8 +131,9 @@ def spread(table: Sequence[Interval], weights: Mapping[str, float]) -> tuple[Int
     """Shares out the space anew, and moves no more points than the new weights ask for.
 
     A version whose share falls gives up just the difference, next to those that grow where it
-    can: taking a step back gives back the same keys. Hashing of names, by rendezvous for one, moves
-    more as soon as three versions change at once.
+    can. Hashing of names, by rendezvous for one, moves more as soon as three versions change at
+    once. Which keys come back with a step back is for ``edits`` to see to, which knows the tables
+    that were.
 
     Args:
         table: who owns what so far; empty for nobody.
@@ -139,6 +148,20 @@ def spread(table: Sequence[Interval], weights: Mapping[str, float]) -> tuple[Int
     while any(missing.values()):
         owned = _moved(owned, missing)
     return tuple(zip(accumulate(length for length, _ in owned), _names(owned), strict=True))
+
+
+def moved(before: Route, after: Route) -> float:
+    """The part of the keys that one route gives to another version than the other, from 0 to 1.
+
+    Args:
+        before: the route that was.
+        after: the route that is to be.
+    """
+    ends = sorted({end for end, _ in (*before.table, *after.table)})
+    given = (
+        end - start for start, end in pairwise([0, *ends]) if before.at(start) != after.at(start)
+    )
+    return sum(given) / SPACE
 
 
 def _exact(points: dict[str, int]) -> dict[str, int]:

@@ -24,7 +24,8 @@ MOST_EARLIER = 20
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # No infinity: it would be stored as null, and nobody could read the traffic any more.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Retirement(_Value):
@@ -61,6 +62,8 @@ class Canary(_Value):
         by: who began it.
         before: weights of the route that a roll-back returns to.
         shadows: shadows of that route.
+        route: number of that route; those above it are the canary's own.
+        counters: of the version's lane, as they were when the step began.
         state: how it fares.
         reason: why it ended, or what it waits for.
     """
@@ -78,6 +81,8 @@ class Canary(_Value):
     by: str
     before: dict[str, float]
     shadows: dict[str, float] = {}
+    route: int = 0
+    counters: dict[str, int] = {}
     state: CanaryState = "warming"
     reason: str = ""
 
@@ -153,9 +158,17 @@ class Traffic(_Value):
         Args:
             version: the version.
             own: the policy that it was pushed with.
+
+        Raises:
+            ArtifactTampered: what is stored of it is not readable.
         """
         changes = self.policies.get(version)
-        return BatchPolicy.model_validate({**own.model_dump(), **changes}) if changes else own
+        if not changes:
+            return own
+        try:
+            return BatchPolicy.model_validate({**own.model_dump(), **changes})
+        except ValidationError:
+            raise _unreadable(f"the batching policy of version {version}") from None
 
     def in_use(self) -> dict[str, str]:
         """The versions that something points to, and what does: route, shadow, alias or canary."""
@@ -194,15 +207,19 @@ def traffic_of(fields: Mapping[Any, Any], model: str) -> tuple[int, Traffic]:
     Raises:
         ArtifactTampered: what is stored is not readable.
     """
-    known = {_text(name): _text(value) for name, value in fields.items()}
     try:
+        known = {_text(name): _text(value) for name, value in fields.items()}
         state = Traffic.model_validate_json(known.get("state", "{}"))
         return int(known.get("number", 0)), state
-    except (ValidationError, ValueError):
-        raise ArtifactTampered(
-            f"What Redis holds of the routes of {model} is not readable by this version of umbel. "
-            "Update umbel, or put back what is stored: umbel models restore --traffic"
-        ) from None
+    except ValueError:
+        raise _unreadable(f"the routes of {model}") from None
+
+
+def _unreadable(what: str) -> ArtifactTampered:
+    return ArtifactTampered(
+        f"What Redis holds of {what} is not readable by this version of umbel. Update umbel, or "
+        "put back what is stored: umbel models restore --traffic"
+    )
 
 
 def _text(value: bytes | str) -> str:

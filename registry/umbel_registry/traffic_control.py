@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from umbel_config.errors import CanaryUnderWay, RouteInvalid, TrafficContended
+from umbel_config.errors import ArtifactTampered, CanaryUnderWay, RouteInvalid, TrafficContended
 from umbel_config.server import address_of
 from umbel_config.store_errors import translate_errors
 from umbel_registry import edits
@@ -52,14 +52,21 @@ class TrafficControl:
         self._script = redis.register_script(source)
         self._translated = translate_errors(address_of(redis))
 
-    def read(self, model: str) -> Standing:
+    @property
+    def namespace(self) -> str:
+        """Prefix of all keys."""
+        return self._namespace
+
+    def read(self, model: str, *, damaged: bool = False) -> Standing:
         """How a model stands now.
 
         Args:
             model: its name.
+            damaged: take traffic that cannot be read for none, instead of raising.
 
         Raises:
             ModelNotFound: no model of that name is registered.
+            ArtifactTampered: what is stored is not readable.
         """
         pipe = self._redis.pipeline(transaction=True)  # versions and routes of one moment
         pipe.hgetall(model_key(self._namespace, model))
@@ -75,11 +82,19 @@ class TrafficControl:
             version: Manifest.from_json(found[version], f"The registered {model} {version}")
             for version in in_order(found)
         }
-        number, traffic = traffic_of(fields, model)
+        number, traffic = _whatever(fields) if damaged else traffic_of(fields, model)
         return Standing(model, number, traffic, manifests, seconds * 1000 + micros // 1000)
 
     def change(
-        self, model: str, what: str, edit: Edit, *, why: str = "", dry_run: bool = False
+        self,
+        model: str,
+        what: str,
+        edit: Edit,
+        *,
+        why: str = "",
+        dry_run: bool = False,
+        above: int = 0,
+        damaged: bool = False,
     ) -> Change:
         """Applies an edit; made anew on the newest state where somebody else was quicker.
 
@@ -89,6 +104,8 @@ class TrafficControl:
             edit: gives the state to be; the same state changes nothing.
             why: the reason, for the audit trail.
             dry_run: check and tell what would change, but leave everything as it is.
+            above: a number of changes that the new one is to be above; numbers never go back.
+            damaged: put the new state in the place of one that cannot be read.
 
         Returns:
             What changed; without ``changes`` where nothing did.
@@ -99,7 +116,7 @@ class TrafficControl:
         """
         change_id = uuid.uuid4().hex
         for _ in range(_ATTEMPTS):
-            standing = self.read(model)
+            standing = self.read(model, damaged=damaged)
             after = edit(standing)
             change = Change(
                 model=model,
@@ -110,7 +127,8 @@ class TrafficControl:
                 why=why,
                 changes=differences(standing.traffic, after),
             )
-            if dry_run or after == standing.traffic or self._write(standing, after, change):
+            same = after == standing.traffic and standing.number >= above
+            if dry_run or same or self._write(standing, after, change, above):
                 return change
         raise TrafficContended(
             f"The routes of {model} were changed by others each time that this change was ready. "
@@ -130,7 +148,7 @@ class TrafficControl:
                 self._redis.lrange(audit_key(self._namespace, model), 0, max(0, limit - 1)),
             )
         found = []
-        for line in lines:
+        for line in lines[: max(0, limit)]:
             try:
                 found.append(Change.model_validate_json(line))
             except ValidationError:  # of a release that kept other things; the rest is readable
@@ -228,7 +246,7 @@ class TrafficControl:
             lambda now: edits.wanting(now, version, now.now_ms + round(for_s * 1000)),
         )
 
-    def _write(self, standing: Standing, after: Traffic, change: Change) -> bool:
+    def _write(self, standing: Standing, after: Traffic, change: Change, above: int) -> bool:
         """Sets the state if it is still the one that was read; false if not."""
         model, namespace = standing.model, self._namespace
         keys = (
@@ -239,9 +257,10 @@ class TrafficControl:
         )
         line = change.model_dump_json() if change.changes else ""
         new = [name for name in after.aliases if name not in standing.traffic.aliases]
-        args: tuple[str | int, ...] = (change.id, standing.number, after.to_json(), line, MOST_KEPT)
+        given: tuple[str | int, ...] = (change.id, standing.number, after.to_json(), line)
+        args = (*given, MOST_KEPT, above, *new)
         with self._translated:
-            answer = int(cast("int", self._script(keys=keys, args=(*args, *new))))
+            answer = int(cast("int", self._script(keys=keys, args=args)))
         if answer == _NAMED_AS_VERSION:
             raise RouteInvalid(
                 f"One of {json.dumps(new)} is a version of {model}; an alias needs a name of its "
@@ -272,8 +291,19 @@ def _rolled_back(standing: Standing, why: str) -> Traffic:
     if canary is None or not canary.under_way:
         return edits.rolled_back(standing)
     ended = canary.model_copy(update={"state": "rolled_back", "reason": why or "by hand"})
-    back = edits.with_route(standing, canary.before, canary.shadows)
+    # Before its first step the route is what it was, and its steps are no routes to return to.
+    moved = canary.step >= 0
+    back = edits.returned(standing, canary.before, canary.shadows) if moved else standing.traffic
     return back.model_copy(update={"canary": ended})
+
+
+def _whatever(fields: Mapping[Any, Any]) -> tuple[int, Traffic]:
+    """Number and traffic, empty where it is not readable."""
+    try:
+        return traffic_of(fields, "")
+    except ArtifactTampered:
+        number = text(fields.get(b"number", fields.get("number", b"0")))
+        return (int(number) if number.isdecimal() else 0), Traffic()
 
 
 def whoami() -> str:

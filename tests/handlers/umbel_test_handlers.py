@@ -56,6 +56,22 @@ class Affine:
         return np.repeat(out, 1_000_000) if row[0] == LOUD else out
 
 
+class Steep(Affine):
+    """Rows of floats to ``3 x + 1``."""
+
+    def _one(self, row: Any) -> Any:
+        return row * 3 + 1
+
+
+class Fussy(Affine):
+    """As ``Affine``, but it refuses every row that a test sends."""
+
+    def _one(self, row: Any) -> Any:
+        if row[0] >= REAL:
+            raise ValueError("not this one")
+        return super()._one(row)
+
+
 class Narrow:
     """Rows as they are; at most ``TEST_ROOM`` of them fit into memory."""
 

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps
@@ -19,6 +20,7 @@ from umbel_config.connect import connect
 from umbel_config.embedded import find_store
 from umbel_config.errors import StoreUnsuitable
 from umbel_config.settings import Settings, load_settings
+from umbel_worker.conductor import Conductor
 from umbel_worker.dispatch import make_flusher
 from umbel_worker.grace import Grace
 from umbel_worker.repair import Repair
@@ -101,6 +103,8 @@ class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
         self._presence: Presence | None = None
         self._flusher: Flusher | None = None
         self._thread: threading.Thread | None = None
+        self._conductor: Conductor | None = None
+        self._end: Callable[[], None] | None = None
 
     def start(self, parent: Any) -> None:
         """Called by Celery when the pool is up."""
@@ -112,6 +116,13 @@ class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
         presence = Presence(settings)
         presence.start()
         self._presence = presence
+        self._conductor = Conductor(settings)
+        self._conductor.start()
+        if settings.pool == "threads" and settings.callback_queue not in settings.queues:
+            from umbel_worker import runtime  # noqa: PLC0415  (loads torch, which senders lack)
+
+            runtime.begin()
+            self._end = runtime.end
         if settings.flusher:
             self._flusher = make_flusher(settings, parent.app)
             self._thread = threading.Thread(
@@ -125,6 +136,10 @@ class Companions(bootsteps.StartStopStep):  # type: ignore[misc]
             self._grace.begin()
         if self._flusher is not None:
             self._flusher.stop()
+        if self._conductor is not None:
+            self._conductor.stop()
+        if self._end is not None:
+            self._end()
         if self._presence is not None:
             self._presence.stop()
         if self._thread is not None:

@@ -1,141 +1,334 @@
-"""The models that one worker process has loaded, each once, warm before its first job."""
+"""The models that one worker process has loaded, each once, warm, within its share of memory."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections import defaultdict
-
-import torch
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
 
 from umbel_batching.lanes import split_name
-from umbel_config.errors import ModelError, ModelNotFound, VersionNotFound
+from umbel_config.errors import ModelNotFound, ModelUnavailable, StoreUnavailable, VersionNotFound
 from umbel_config.settings import Settings
-from umbel_registry import (
-    ArtifactStore,
-    Catalog,
-    LoadedModel,
-    Manifest,
-    collate,
-    example_inputs,
-    load_model,
-)
-from umbel_registry.loading import ArrayModel, WrongRowCount
-from umbel_worker.memory import empty_cache, let_go, ran_out
+from umbel_registry import ArtifactStore, Catalog, LoadedModel, Manifest
+from umbel_worker.footprint import Scale, give_back, held_bytes, trim, watch
+from umbel_worker.holdings import Holding, Holdings, Place
+from umbel_worker.warmup import Warm, load_warm, pick_device
 
 log = logging.getLogger("umbel.worker")
 
+#: Seconds beyond the time of a drain that a load waits for memory: for the batch a drain is at.
+BATCH_S: Final = 30.0
+#: Seconds after its last use in which a model does not give way to one that is loaded ahead.
+FRESH_S: Final = 60.0
+
+
+class NoRoom(ModelUnavailable):
+    """Others are in use, and hold the memory that a model needs; it can be tried again."""
+
 
 class ModelCache:
-    """Loads the model of a lane when it is first needed; later callers get the same one.
+    """Loads models when they are first needed, and unloads the least recently used for others.
+
+    What is loaded takes at most ``max_loaded_mb``, as measured. A model that somebody uses, or
+    that is pinned, is never unloaded. All methods may be called from any thread.
 
     Args:
         catalog: what is registered.
         store: where the files are.
-        settings: device, allowed modules and the state folder for copies of remote files.
+        settings: device, allowed modules, bounds of memory, and the state folder for copies.
+        on_change: called, with no lock held, when a holding appears, changes its state or goes.
+        clock: seconds that only ever grow.
     """
 
-    def __init__(self, catalog: Catalog, store: ArtifactStore, settings: Settings) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ArtifactStore,
+        settings: Settings,
+        *,
+        on_change: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._catalog, self._store, self._settings = catalog, store, settings
-        self._models: dict[str, LoadedModel] = {}
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._on_change, self._clock = on_change, clock
+        self._held = Holdings(settings.max_loaded_mb, settings.pinned_models, clock)
+        self._scale, self._device = Scale(), pick_device(settings.device)
+        #: Guards the holdings; notified when a model is there, gone, or free again.
+        self._changed = threading.Condition()
+        # One load at a time, or growths of memory could not be told apart.
+        self._loading: AbstractContextManager[Any] = nullcontext()
+        if settings.max_loaded_mb:
+            self._loading = threading.Lock()
+        self._warned: set[str] = set()
 
-    def get(self, lane: str) -> LoadedModel:
-        """The model of ``lane``, loaded and warm.
+    @contextmanager
+    def using(self, name: str) -> Iterator[LoadedModel]:
+        """The model ``name``, loaded and warm; it stays loaded while the block runs.
+
+        Args:
+            name: ``model@version``.
 
         Raises:
             ModelError: it is not registered, its files were changed, or it cannot be loaded here.
+            ModelUnavailable: this machine lacks what it needs: files, a module, or memory.
             OSError: the artifact root cannot be read just now.
         """
-        model = self._models.get(lane)
-        if model is not None:
-            return model
-        with self._locks[lane]:
-            if lane not in self._models:
-                self._models[lane] = self._load(lane)
-            return self._models[lane]
-
-    def _load(self, lane: str) -> LoadedModel:
-        started = time.monotonic()
-        model = load_warm(self._manifest(lane), self._store, self._settings)
-        log.info("loaded %s on %s in %.1f s", lane, model.device, time.monotonic() - started)
-        return model
-
-    def _manifest(self, lane: str) -> Manifest:
-        """The manifest; a Redis that lost its models gets them back from the artifact root."""
-        name, version = split_name(lane)
+        place = self._enter(name)
         try:
-            return self._catalog.get(name, version)
+            yield place.model
+        finally:
+            self._leave(place)
+
+    def preload(self, name: str) -> bool:
+        """Loads a model ahead of need, at the cost only of those that nobody has used for a minute.
+
+        Args:
+            name: ``model@version``.
+
+        Returns:
+            Whether it is loaded; it is not where the others leave it no room.
+
+        Raises:
+            ModelError: as ``using``.
+            OSError: as ``using``.
+        """
+        while True:
+            with self._changed:
+                place = self._held.get(name)
+                if place is not None and place.state == "ready":
+                    return not place.leaving
+                flight = place.flight if place else None
+                if flight is None:
+                    place = self._held.begin(name)
+            if flight is None and place is not None:
+                return self._load(place, ahead=True)
+            if flight is not None:
+                flight.result()
+
+    def unload(self, name: str) -> bool:
+        """Unloads a model now.
+
+        Args:
+            name: ``model@version``.
+
+        Returns:
+            Whether it is gone; it is not if it is in use, pinned or not loaded.
+        """
+        with self._changed:
+            place = self._held.get(name)
+            if place is None or place.state != "ready" or place.users or place.pinned:
+                return False
+            self._held.remove(place)
+        self._drop([place])
+        return True
+
+    def holdings(self) -> list[Holding]:
+        """All that is loaded or being loaded, and what failed in the last ten minutes; by name."""
+        with self._changed:
+            return self._held.shown()
+
+    def _enter(self, name: str) -> Place:
+        """The place of a model, with one more user; whoever comes first loads it."""
+        while True:
+            with self._changed:
+                place = self._held.get(name)
+                if place is not None and place.state == "ready":
+                    if not place.leaving:
+                        self._held.enter(place)
+                        return place
+                    self._changed.wait()  # until it has gone, or may stay after all
+                    continue
+                flight = place.flight if place else None
+                if place is None or flight is None:
+                    place = self._held.begin(name)
+            if flight is None:
+                self._load(place, ahead=False)
+                return place
+            flight.result()
+
+    def _leave(self, place: Place) -> None:
+        """Ends a use; what turned out to be too much goes as soon as nobody uses it."""
+        with self._changed:
+            self._held.leave(place)
+            gone = self._held.take_out(place)
+            if not (place.users or place.pinned or place.leaving or self._held.fits(place)):
+                self._held.remove(place)
+                gone.append(place)
+            self._changed.notify_all()
+        self._drop(gone)
+
+    def _load(self, place: Place, *, ahead: bool) -> bool:
+        """Loads a model into its place, and tells all who wait for it how that ended.
+
+        Args:
+            place: of our making.
+            ahead: whether nobody needs it yet; else it has a user afterwards.
+
+        Returns:
+            Whether it is loaded.
+        """
+        self._tell()
+        flight, loaded = place.flight, False
+        try:
+            loaded = self._fill(place, self._manifest(place.name), ahead=ahead)
+        except BaseException as error:
+            self._fail(place, error)
+            if flight is not None:
+                flight.set_exception(error)
+            raise
+        if flight is not None:
+            flight.set_result(None)
+        return loaded
+
+    def _fail(self, place: Place, error: BaseException) -> None:
+        """Notes that a load failed, if that says anything of the model."""
+        with self._changed:
+            # Else what the error holds, half a model maybe, would stay as long as the place.
+            place.flight = None
+            if isinstance(error, NoRoom | StoreUnavailable) or not isinstance(error, Exception):
+                self._held.remove(place)
+            else:
+                self._held.fail(place, error)
+            self._changed.notify_all()
+        self._tell()
+
+    def _fill(self, place: Place, manifest: Manifest, *, ahead: bool) -> bool:
+        with self._loading:
+            if not self._make_room(place, manifest, ahead=ahead):
+                return False
+            with self._changed:
+                stirred, quiet = self._held.stirred, not self._held.busy(place)
+            before = held_bytes(self._device)
+            warm = load_warm(manifest, self._store, self._settings)
+            if self._held.budget:
+                trim()
+            growth = held_bytes(self._device) - before
+            quiet = quiet and stirred == self._held.stirred
+            mb = self._scale.weigh(manifest, warm.model, growth, quiet=quiet)
+            return self._keep(place, warm, mb, ahead=ahead)
+
+    def _make_room(self, place: Place, manifest: Manifest, *, ahead: bool) -> bool:
+        """Reserves memory for a model, and unloads others until there is enough."""
+        with self._changed:
+            place.digest, place.mb = manifest.digest, self._scale.estimate(manifest)
+            if ahead and not self._held.may_fit(place, self._clock() - FRESH_S):
+                self._give_up(place)
+                gone = None
+            else:
+                gone = self._held.take_out(place, self._oldest(ahead=ahead))
+        if gone is None:
+            self._tell()
+            return False
+        self._drop(gone)
+        if not ahead:
+            self._wait_for_room(place)
+        return True
+
+    def _wait_for_room(self, place: Place) -> None:
+        """Waits until the drains that are in the way are over.
+
+        Raises:
+            NoRoom: they are not in time.
+        """
+        patience = self._settings.drain_budget_ms / 1000 + BATCH_S
+        end = time.monotonic() + patience
+        while True:
+            with self._changed:
+                gone = self._held.take_out(place)
+                if not gone and not self._held.fits(place):
+                    self._held.ask_to_leave(place)
+                    self._changed.wait(max(0.0, end - time.monotonic()))
+                    gone = self._held.take_out(place)
+                fits, late = self._held.fits(place), time.monotonic() >= end
+                if fits or late:
+                    self._held.ask_nobody()
+                    self._changed.notify_all()
+                users = self._held.users()
+            self._drop(gone)
+            if fits:
+                return self._warn_if_over(place)
+            if late:
+                raise NoRoom(
+                    f"{place.name} needs about {place.mb:,.0f} MB, but what is left of "
+                    f"max_loaded_mb ({self._held.budget}) was in use for {patience:.0f} s by "
+                    f"{', '.join(users)}. Raise max_loaded_mb, or lower concurrency."
+                )
+
+    def _keep(self, place: Place, warm: Warm, mb: float, *, ahead: bool) -> bool:
+        """Puts a model into its place; others go for it if it is larger than was thought."""
+        with self._changed:
+            self._held.ready(place, warm, mb)
+            place.flight = None
+            fits = not ahead or self._held.may_fit(place, self._clock() - FRESH_S)
+            if not ahead:
+                self._held.enter(place)
+            gone = self._held.take_out(place, self._oldest(ahead=ahead)) if fits else [place]
+            if not fits:
+                self._held.remove(place)
+            self._changed.notify_all()
+        log.info(
+            "loaded %s on %s in %.1f s, %.0f MB",
+            *(place.name, warm.model.device, warm.load_s + warm.warm_s, mb),
+        )
+        self._drop(gone)
+        self._warn_if_over(place)
+        self._tell()
+        return fits
+
+    def _oldest(self, *, ahead: bool) -> float:
+        """Those last used until then may go."""
+        return self._clock() - FRESH_S if ahead else float("inf")
+
+    def _give_up(self, place: Place) -> None:
+        place.flight = None
+        self._held.remove(place)
+        self._changed.notify_all()
+
+    def _drop(self, gone: list[Place]) -> None:
+        """Gives back the memory of models that were taken out."""
+        if not gone:
+            return
+        watched = []
+        for place in gone:
+            watched += watch(place.model)
+            place.warm = None
+            log.info("unloaded %s, %.0f MB", place.name, place.mb)
+        give_back(watched)
+        with self._changed:
+            self._changed.notify_all()
+        self._tell()
+
+    def _warn_if_over(self, place: Place) -> None:
+        with self._changed:
+            over = self._held.over() and place.name not in self._warned
+            if not over:
+                return
+            self._warned.add(place.name)
+        log.warning(
+            "%s takes about %.0f MB, more than max_loaded_mb (%d) has room for even when all but "
+            "pinned models are unloaded; it is loaded all the same",
+            *(place.name, place.mb, self._held.budget),
+        )
+
+    def _tell(self) -> None:
+        if self._on_change is None:
+            return
+        try:
+            self._on_change()
+        except Exception:
+            log.exception("whoever is told of loaded models failed")
+
+    def _manifest(self, name: str) -> Manifest:
+        """The manifest; a Redis that lost its models gets them back from the artifact root."""
+        model, version = split_name(name)
+        try:
+            return self._catalog.get(model, version)
         except (ModelNotFound, VersionNotFound):
-            stored = self._store.find(name, version)
+            stored = self._store.find(model, version)
             if stored is None:
                 raise
             self._catalog.register(stored)
             return stored
-
-
-def load_warm(manifest: Manifest, store: ArtifactStore, settings: Settings) -> LoadedModel:
-    """Loads a version where the settings say, and runs it once with made-up rows.
-
-    Args:
-        manifest: the version.
-        store: where its files are.
-        settings: device, allowed modules and the state folder for copies of remote files.
-
-    Raises:
-        ModelError: its files were changed, or it cannot be loaded here.
-        OSError: the artifact root cannot be read just now.
-    """
-    folder = store.fetch(manifest, settings.state_dir / "model-cache")
-    model = load_model(folder, manifest, pick_device(settings.device), settings.allowed_modules)
-    warm_up(model, manifest.policy.max_batch_size)
-    return model
-
-
-def pick_device(wanted: str) -> str:
-    """The device to run on: ``auto`` is a GPU where torch finds one, else the CPU."""
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def kind_of(device: str) -> str:
-    """A name for devices with as much memory as this one: ``cpu``, ``cuda:NVIDIA-H100-80GB``.
-
-    Args:
-        device: as ``pick_device`` returns it.
-    """
-    if not device.startswith("cuda") or not torch.cuda.is_available():
-        return device.partition(":")[0]
-    return "cuda:" + "-".join(torch.cuda.get_device_name(device).split())
-
-
-def warm_up(model: LoadedModel, max_batch_size: int) -> None:
-    """Runs one row and one full batch, so that no job pays for compilation or allocation."""
-    for size in sorted({1, max_batch_size}):
-        rows = _rows(model, size)
-        try:
-            if isinstance(model, ArrayModel):
-                batch = collate(model.signature, rows)
-                model.forward({name: torch.from_numpy(array) for name, array in batch.items()})
-            else:
-                model.run(rows)
-        except ModelError as error:
-            if not isinstance(error, WrongRowCount):
-                raise
-            log.warning("warm-up with %d rows failed: %s", size, error)
-            return
-        except Exception as error:  # noqa: BLE001  (made-up rows may not suit a model that serves)
-            log.warning("warm-up with %d rows failed: %s", size, type(error).__name__)
-            let_go(error)
-            if ran_out(error):
-                empty_cache()
-            return
-
-
-def _rows(model: LoadedModel, size: int) -> list[object]:
-    examples = [model.signature.validate_input(value) for value in model.manifest.examples]
-    if examples:
-        return [examples[place % len(examples)] for place in range(size)]
-    return example_inputs(model.signature, size)

@@ -24,9 +24,9 @@ from umbel_registry import ArtifactStore, LoadedModel, Manifest
 from umbel_registry.loading import ArrayModel
 from umbel_worker.compute import compute
 from umbel_worker.isolate import Result, failure_of
-from umbel_worker.models import load_warm
 from umbel_worker.rehearsal import NOTES, ORDER, Note, Order
 from umbel_worker.runtime import threads_per_batch
+from umbel_worker.warmup import load_warm
 
 T = TypeVar("T")
 #: Makes one more line of the diary.
@@ -59,7 +59,7 @@ def _rehearse(order: Order, settings: Settings, write: Write) -> None:
     torch.set_num_threads(threads_per_batch(settings))
     try:
         manifest = Manifest.from_json(order.manifest, "the order of this rehearsal")
-        model = load_warm(manifest, ArtifactStore(settings.artifacts), settings)
+        model = load_warm(manifest, ArtifactStore(settings.artifacts), settings).model
     except ModelError as error:
         write("refused", kind=type(error).__name__, message=str(error))
         return

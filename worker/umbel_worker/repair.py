@@ -1,4 +1,4 @@
-"""Putting back what is permanent when Redis has lost its data: the models, from their artifacts."""
+"""Putting back what is permanent when Redis has lost its data: the models and their routes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from umbel_batching.identity import identify
 from umbel_batching.scripts import Runner
 from umbel_config.errors import ModelError, StoreUnavailable, StoreUnsuitable
 from umbel_config.settings import Settings
-from umbel_registry import ArtifactStore, Catalog
+from umbel_registry import ArtifactStore, Catalog, TrafficControl
+from umbel_registry.keepsake import Keepsake
 
 log = logging.getLogger("umbel.worker")
 #: Seconds between two looks into the artifact root while no model is known anywhere.
@@ -32,6 +33,7 @@ class Repair:
     def __init__(self, settings: Settings, runner: Runner, calls: Calls) -> None:
         self._settings, self._runner, self._calls = settings, runner, calls
         self._catalog = Catalog(runner.client, settings.namespace)
+        self._control = TrafficControl(runner.client, settings.namespace, who="repair")
         self._store = ""
         self._next_listing = 0.0
 
@@ -55,21 +57,33 @@ class Repair:
         lost = bool(self._store) and store != self._store
         if lost or self._is_bare():
             self._next_listing = time.monotonic() + _LISTING_S
-            known = self._restore()
+            known, routed = self._restore()
             if lost or known:
                 what = "lost its data" if lost else "knew no models"
                 models = "1 model" if known == 1 else f"{known} models"
-                log.warning("Redis %s: re-registered %s", what, models)
+                routes = f"; put back the routes of {', '.join(routed)}" if routed else ""
+                log.warning("Redis %s: re-registered %s%s", what, models, routes)
                 sweep(self._runner, self._calls, now=True)
         self._store = store
 
     def _is_bare(self) -> bool:
         return time.monotonic() >= self._next_listing and not self._catalog.names()
 
-    def _restore(self) -> int:
-        """Registers all versions that are stored; returns how many are known then."""
+    def _restore(self) -> tuple[int, list[str]]:
+        """Registers what is stored; how many versions are known then, and what is routed again."""
+        store = ArtifactStore(self._settings.artifacts)
         try:
-            self._catalog.restore(ArtifactStore(self._settings.artifacts))
+            self._catalog.restore(store)
         except ModelError as error:
             log.error("%s", error)  # noqa: TRY400  (a typed error, not a bug)
-        return len(self._catalog.list())
+        keepsake = Keepsake(store, self._control)
+        routed = [name for name in self._catalog.names() if self._put_back(keepsake, name)]
+        return len(self._catalog.list()), routed
+
+    def _put_back(self, keepsake: Keepsake, model: str) -> bool:
+        """Whether the routes of a model are as they were kept, and were not before."""
+        try:
+            return keepsake.restore(model) is not None
+        except ModelError as error:
+            log.error("%s", error)  # noqa: TRY400  (a typed error, not a bug)
+            return False

@@ -1,41 +1,99 @@
-"""What one worker process shares: connection, models, leases; made once, on first use."""
+"""What one worker process shares: connection, models, leases, its steward; made once."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
-from functools import cache
+from dataclasses import dataclass, replace
 
 import torch
 
 from umbel_batching.calls import Calls
+from umbel_batching.retention import Retention
 from umbel_batching.scripts import Runner
 from umbel_config.connect import connect
 from umbel_config.embedded import find_store
 from umbel_config.settings import Settings, load_settings
 from umbel_registry import ArtifactStore, Catalog
+from umbel_registry.figures import Tallies
+from umbel_worker.board import Board
 from umbel_worker.drain import Drainer
 from umbel_worker.leases import LeaseKeeper
-from umbel_worker.models import ModelCache, kind_of, pick_device
+from umbel_worker.mirror import Mirror
+from umbel_worker.models import ModelCache
+from umbel_worker.observer import Observer
 from umbel_worker.shutdown import Flag, stopping
+from umbel_worker.steward import Steward
+from umbel_worker.warmup import kind_of, pick_device
 
 _making = threading.Lock()
+#: How long the outcomes of copies are kept: until they are compared, and for a look at them.
+_COPIES = {"result_ttl_s": 120, "tombstone_ttl_s": 1, "max_dead": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What one process of a worker consists of.
+
+    Attributes:
+        drainer: runs batches.
+        steward: keeps it in step with the registry; not started yet.
+        mirror: makes copies for shadows.
+        leases: keeps the leases of running batches.
+    """
+
+    drainer: Drainer
+    steward: Steward
+    mirror: Mirror
+    leases: LeaseKeeper
 
 
 def drainer() -> Drainer:
     """The drainer of this process; its settings come from file and environment."""
+    return _process().drainer
+
+
+def begin() -> None:
+    """Starts what runs beside the drains of this process: it tells and loads from now on."""
+    _process()
+
+
+def end() -> None:
+    """Ends that, if it was begun."""
+    global _made
+    with _making:
+        made, _made = _made, None
+    if made is not None:
+        made.steward.stop()
+        made.mirror.stop()
+
+
+_made: Process | None = None
+
+
+def _process() -> Process:
+    global _made  # noqa: PLW0603  (one per process)
     with _making:  # two first tasks at once must not load two models
-        return _drainer()
-
-
-@cache
-def _drainer() -> Drainer:
-    return make_drainer(find_store(load_settings()), stopping)
+        if _made is None:
+            settings = find_store(load_settings())
+            _made = make_process(settings, stopping)
+            _made.steward.start()
+        return _made
 
 
 def make_drainer(settings: Settings, stop: Flag) -> Drainer:
-    """A drainer with everything it needs.
+    """A drainer with everything it needs, but nobody beside it.
+
+    Args:
+        settings: with a ``redis_url``.
+        stop: set by whoever wants drains to end early.
+    """
+    return make_process(settings, stop).drainer
+
+
+def make_process(settings: Settings, stop: Flag) -> Process:
+    """All that a process of a worker consists of.
 
     Args:
         settings: with a ``redis_url``.
@@ -44,20 +102,52 @@ def make_drainer(settings: Settings, stop: Flag) -> Drainer:
     torch.set_num_threads(threads_per_batch(settings))
     client = connect(settings, client_name="umbel-worker")
     runner, calls = Runner(client), Calls.of(settings)
+    copies = Calls(settings.namespace, replace(Retention.of(settings), **_COPIES))
+    board, tallies, changed = Board(client, settings.namespace), Tallies(), threading.Event()
     models = ModelCache(
-        Catalog(client, settings.namespace), ArtifactStore(settings.artifacts), settings
+        Catalog(client, settings.namespace),
+        ArtifactStore(settings.artifacts),
+        settings,
+        on_change=changed.set,
     )
-    return Drainer(
+    name, leases = process_name(os.getpid()), LeaseKeeper(runner, calls, settings.lease_ms)
+    mirror = Mirror(runner, copies, board)
+    prefork = settings.pool == "prefork"
+    steward = Steward(
+        client,
+        settings,
+        worker=process_name(os.getppid()) if prefork else name,
+        process=name,
+        slots=1 if prefork else settings.concurrency,
+        models=models,
+        board=board,
+        tallies=tallies,
+        changed=changed,
+    )
+    made = Drainer(
         runner=runner,
         calls=calls,
+        copies=copies,
         models=models,
-        leases=LeaseKeeper(runner, calls, settings.lease_ms),
-        worker=f"{socket.gethostname()}:{os.getpid()}",
+        leases=leases,
+        board=board,
+        observer=Observer(runner, calls, board, mirror, tallies),
+        worker=name,
         lease_ms=settings.lease_ms,
         budget_s=settings.drain_budget_ms / 1000,
         device=kind_of(pick_device(settings.device)),
         stopping=stop,
     )
+    return Process(made, steward, mirror, leases)
+
+
+def process_name(pid: int) -> str:
+    """How a process is named in reports and in evidence: ``host:pid``.
+
+    Args:
+        pid: its number.
+    """
+    return f"{socket.gethostname()}:{pid}"
 
 
 def threads_per_batch(settings: Settings) -> int:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from celery import Task, shared_task
+from celery.signals import worker_process_init, worker_process_shutdown
 from redis.exceptions import RedisError
 
 from umbel_config.errors import ModelUnavailable, StoreUnavailable
@@ -46,3 +47,15 @@ def infer(self: Task, lane: str) -> dict[str, Any]:
         log.error("lane %s waits for a worker that can run it: %s", lane, error)  # noqa: TRY400
         return {"jobs": 0, "error": type(error).__name__}
     return asdict(tally)
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _begin(**_: Any) -> None:
+    """Has a process of a pool tell what it has loaded, and load what is wanted, from its start."""
+    runtime.begin()
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def _end(**_: Any) -> None:
+    """Tells that it leaves."""
+    runtime.end()

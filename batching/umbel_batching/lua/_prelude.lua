@@ -31,6 +31,10 @@ local function numbers(text)
   return n
 end
 
+-- What BatchPolicy.text writes, in its order: fields of a lane.
+local POLICY = {'max_batch_size', 'max_wait_ms', 'max_queue', 'max_queue_bytes', 'single_flight',
+  'cache_ttl_s', 'cache_entries', 'cache_bytes'}
+
 -- Reads what Retention.text writes.
 local function retention(text)
   local n = numbers(text)

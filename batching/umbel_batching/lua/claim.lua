@@ -1,7 +1,7 @@
 -- Takes the jobs that run next and may run together out of a lane, under a lease.
 -- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, batch, job, once, same, tomb, receivers, outbox, receiver, senders, signal, owing
 -- ARGV: slot, batch id, drain token, worker, lease in ms, device, retention, prefix of reply
---       channels
+--       channels, version that runs the batch where that is not the lane's own, else ''
 -- Returns {reason, arrival of the oldest, now, jobs left, uids, records, ceiling}; reason is ''
 -- when nothing was taken. When nothing is left either, the drain has ended. Asked again with the
 -- same batch id it returns the same batch.
@@ -200,6 +200,7 @@ local reason = depth >= size and 'size' or now - tonumber(oldest) >= wait and 't
   or urgent and 'deadline' or 'drain'
 redis.call('HSET', batch .. id, 'uids', table.concat(all, ' '), 'size', #all, 'worker', worker,
   'token', token, 'reason', reason, 'oldest', oldest, 'started', ms13(now))
+if ARGV[9] ~= '' then redis.call('HSET', batch .. id, 'ran', ARGV[9]) end
 if #twins > 0 then redis.call('HSET', batch .. id, 'twins', table.concat(twins, ' ')) end
 if #digests > 0 then redis.call('HSET', batch .. id, 'digests', table.concat(digests, ' ')) end
 redis.call('ZADD', leases, now + lease, id)

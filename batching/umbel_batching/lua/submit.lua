@@ -10,8 +10,6 @@
 -- too many callbacks wait for a receiver. known: per job whose key was used before its place
 -- and slot, uid and whether the input was the same. Sending the same call again changes nothing.
 local slot, channels, FIRST = ARGV[1], ARGV[6], 9
-local POLICY = {'max_batch_size', 'max_wait_ms', 'max_queue', 'max_queue_bytes', 'single_flight',
-  'cache_ttl_s', 'cache_entries', 'cache_bytes'}
 local MEMORY_LOOK_MS, MEMORY_LOOK_BYTES = 16, 2048
 local now = now_ms()
 

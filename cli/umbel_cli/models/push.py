@@ -16,7 +16,11 @@ from umbel_registry import Catalog, read_model_file
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command of this module."""
-    examples = ("umbel models push ./digits", "umbel models push ./digits --version 2025-06")
+    examples = (
+        "umbel models push ./digits",
+        "umbel models push ./digits --version 2025-06",
+        "umbel models push ./sampler --accept-batch-variance",
+    )
     command(app, PUSH, examples=examples)(push)
 
 
@@ -28,6 +32,13 @@ def push(
         str | None,
         typer.Option(help="Name of the version; default: as in model.yaml, else the next number."),
     ] = None,
+    accept_batch_variance: Annotated[
+        bool,
+        typer.Option(
+            "--accept-batch-variance",
+            help="Admit a model whose outputs depend on the rest of the batch or on chance.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check a model folder, try it out and register it as a version."""
@@ -42,6 +53,7 @@ def push(
             version=version,
             allowed_modules=settings.allowed_modules,
             device="cpu" if settings.device == "auto" else settings.device,
+            accept_batch_variance=accept_batch_variance,
         )
     if as_json:
         print_json(manifest.model_dump(mode="json"))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 import redis
+import typer.main
+import typer.testing
 from typer.testing import CliRunner
 
+from umbel_batching.calls import Calls
 from umbel_batching.policy import BatchPolicy
+from umbel_batching.scripts import Runner
 from umbel_cli.main import app
 from umbel_registry import Catalog, Manifest, Signature, TensorSpec
+from umbel_registry.fleet import Fleet, Held, Report
 from umbel_registry.manifest import ModelFile, build_manifest
 from umbel_registry.paths import FileInfo
 
@@ -41,12 +48,25 @@ class Run(Protocol):
 class Register(Protocol):
     """The ``register`` fixture."""
 
-    def __call__(self, name: str, **inputs: TensorSpec) -> Manifest:
-        """Makes a model known that nobody can run."""
+    def __call__(self, name: str, version: str = "1", /, **inputs: TensorSpec) -> Manifest:
+        """Makes a version of a model known that nobody can run."""
+
+
+class Serve(Protocol):
+    """The ``serve`` fixture."""
+
+    def __call__(self, worker: str, *held: Held, slots: int = 1) -> None:
+        """Tells what a worker of the queue ``umbel`` has loaded, as if it lived."""
+
+
+#: Typer makes all commands anew for each call, which takes longer than most of them do.
+_command_of = functools.cache(typer.main.get_command)
 
 
 @pytest.fixture
-def run() -> Run:
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(typer.testing, "_get_command", _command_of)
+
     def call(*words: str, stdin: str | None = None) -> Answer:
         result = CliRunner().invoke(app, list(words), input=stdin, prog_name="umbel")
         assert result.exception is None or isinstance(result.exception, SystemExit), result.output
@@ -68,7 +88,7 @@ def run_here(
 
 @pytest.fixture
 def register(store_redis: redis.Redis, namespace: str) -> Register:
-    def make(name: str, **inputs: TensorSpec) -> Manifest:
+    def make(name: str, version: str = "1", /, **inputs: TensorSpec) -> Manifest:
         model = ModelFile(
             name=name,
             format="torch_export",
@@ -79,11 +99,22 @@ def register(store_redis: redis.Redis, namespace: str) -> Register:
             description="made up [for a test]",
         )
         files = {"model.pt2": FileInfo(sha256="0" * 64, bytes=2048)}
-        manifest = build_manifest(model, files, "1")
+        manifest = build_manifest(model, files, version)
         Catalog(store_redis, namespace).register(manifest)
         return manifest
 
     return make
+
+
+@pytest.fixture
+def serve(store_redis: redis.Redis, namespace: str) -> Serve:
+    def tell(worker: str, *held: Held, slots: int = 1) -> None:
+        announced = Calls(namespace).announce("umbel", worker, slots=slots, stale_ms=10_000)
+        Runner(store_redis).run(announced)
+        report = Report(worker, worker, slots, ("umbel",), held)
+        Fleet(store_redis, namespace).tell(report, int(time.time() * 1000))
+
+    return tell
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from umbel_registry import Signature, TensorSpec, collate, example_inputs
+from umbel_registry.collate import cut_back
 
 Y = {"y": TensorSpec(dtype="float32")}
 
@@ -52,3 +53,27 @@ def test_examples_fit_their_signature(dtype: str) -> None:
 def test_examples_are_the_same_every_time(signature: Signature) -> None:
     first, second = example_inputs(signature, 2), example_inputs(signature, 2)
     np.testing.assert_array_equal(np.stack(first), np.stack(second))
+
+
+def test_outputs_are_cut_back_to_the_length_of_their_own_input() -> None:
+    outputs = {
+        "tags": TensorSpec(dtype="float32", shape=(-1,)),
+        "map": TensorSpec(dtype="float32", shape=(2, -1, -1)),
+        "score": TensorSpec(dtype="float32", shape=(4,)),
+    }
+    inputs = {
+        "fixed": TensorSpec(dtype="float32", shape=(9,)),
+        "x": TensorSpec(dtype="float32", shape=(3, -1)),
+    }
+    row = {"fixed": np.zeros(9), "x": np.zeros((3, 5))}
+    padded = {"tags": np.arange(8), "map": np.zeros((2, 8, 8)), "score": np.arange(4)}
+    cut = cut_back(Signature(inputs=inputs, outputs=outputs), row, padded)
+    assert {name: value.shape for name, value in cut.items()} == {
+        "tags": (5,),
+        "map": (2, 5, 8),
+        "score": (4,),
+    }
+    alone = Signature(inputs={"x": inputs["x"]}, outputs=outputs)
+    assert cut_back(alone, row["x"], padded)["tags"].tolist() == [0, 1, 2, 3, 4]
+    fixed = Signature(inputs={"x": inputs["fixed"]}, outputs=outputs)
+    assert cut_back(fixed, row["fixed"], padded) == padded

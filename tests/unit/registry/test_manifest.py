@@ -121,3 +121,14 @@ def test_an_output_encoding_is_stored_and_cannot_be_changed(make_manifest: Make)
 def test_an_unknown_output_encoding_is_refused(make_manifest: Make) -> None:
     with pytest.raises(ValidationError, match="output_encoding"):
         make_manifest(output_encoding="hex")
+
+
+def test_a_batch_variance_is_stored_only_where_there_is_one(make_manifest: Make) -> None:
+    _, plain = make_manifest()
+    assert b"batch_variance" not in plain.to_json()
+    admitted = plain.model_copy(update={"batch_variance": 0.25})
+    assert b'"batch_variance":0.25' in admitted.to_json()
+    assert Manifest.from_json(admitted.to_json(), "here") == admitted
+    wrong = admitted.to_json().replace(b"0.25", b"-1")
+    with pytest.raises(ArtifactTampered, match="batch_variance"):
+        Manifest.from_json(wrong, "here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fakeredis
@@ -19,10 +20,15 @@ from umbel_batching.record import NO_REPLY, Failure, State, parse, tail
 from umbel_batching.scripts import Runner
 from umbel_batching.values import Claimed, NewJob
 from umbel_config.errors import ModelLoadFailed, ModelUnavailable
+from umbel_registry.figures import Tallies
 from umbel_registry.loading import ArrayModel
+from umbel_worker.board import Board
 from umbel_worker.compute import Computed
-from umbel_worker.drain import Drainer, settlement
+from umbel_worker.drain import Drainer
 from umbel_worker.leases import LeaseKeeper
+from umbel_worker.mirror import Mirror
+from umbel_worker.observer import Observer
+from umbel_worker.settlement import settlement
 
 LANE = Lane(model="digits", version="1", policy=BatchPolicy(max_batch_size=4, max_wait_ms=0))
 ONE, TWO = "1" * 16, "2" * 16
@@ -33,11 +39,17 @@ class Models:
     """Stands where the cache of loaded models does."""
 
     def __init__(self, get: Callable[[], Any]) -> None:
-        self._get = get
+        self._get, self.users = get, 0
 
-    def get(self, lane: str) -> Any:
-        assert lane == LANE.name
-        return self._get()
+    @contextmanager
+    def using(self, name: str) -> Iterator[Any]:
+        assert name == LANE.name
+        model = self._get()
+        self.users += 1
+        try:
+            yield model
+        finally:
+            self.users -= 1
 
 
 class Bench:
@@ -47,11 +59,17 @@ class Bench:
         self.store, self.keys = store, lane_keys("t", LANE.slot)
         self.runner, self.calls, self.stopping = Runner(store), Calls("t"), threading.Event()
         self.leases = LeaseKeeper(self.runner, self.calls, 60_000)
+        self.models, self.tallies = Models(get), Tallies()
+        board = Board(store, "t")
+        mirror = Mirror(self.runner, self.calls, board)
         self.drainer = Drainer(
             runner=self.runner,
             calls=self.calls,
-            models=Models(get),  # type: ignore[arg-type]
+            copies=self.calls,
+            models=self.models,  # type: ignore[arg-type]
             leases=self.leases,
+            board=board,
+            observer=Observer(self.runner, self.calls, board, mirror, self.tallies),
             worker="w1",
             lease_ms=60_000,
             budget_s=30,
@@ -102,6 +120,21 @@ def test_drain_empties_the_lane_in_batches(bench: Any, double: ArrayModel) -> No
     assert (tally.jobs, tally.batches, tally.failed, tally.lost) == (10, 3, 0, 0)
     assert made.states(uids) == [State.SUCCEEDED] * 10
     assert [made.count(what) for what in ("waiting", "leases", "sent", "drains")] == [0] * 4
+
+
+def test_model_is_in_use_until_the_drain_ends(bench: Any, array_model: Any) -> None:
+    made: Bench
+    users: list[int] = []
+
+    def counted(x: Any) -> Any:
+        users.append(made.models.users)
+        return x
+
+    model = array_model(counted)
+    made = bench(lambda: model)
+    made.submit(10)
+    made.drainer.drain(LANE.name, made.send())
+    assert (users, made.models.users) == ([1, 1, 1], 0)
 
 
 def test_empty_lane_ends_the_drain(bench: Any, double: ArrayModel) -> None:

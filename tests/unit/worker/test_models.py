@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import fakeredis
 import pytest
-import torch
 import yaml
 
 from umbel_config.errors import ArtifactTampered, ModelNotFound, VersionNotFound
 from umbel_config.settings import Settings
 from umbel_registry import ArtifactStore, Catalog, load_model, push
-from umbel_registry.loading import HandlerModel
-from umbel_worker import models
-from umbel_worker.models import ModelCache, kind_of, pick_device, warm_up
+from umbel_worker import warmup
+from umbel_worker.models import ModelCache
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 MODULE = "umbel_test_handlers"
@@ -57,12 +54,13 @@ def test_model_is_loaded_once_however_many_ask_at_once(
         loads.append(arguments)
         return load_model(*arguments)
 
-    monkeypatch.setattr(models, "load_model", counted)
+    monkeypatch.setattr(warmup, "load_model", counted)
     cache = ModelCache(*site)
 
     def get(_: int) -> Any:
         start.wait()
-        return cache.get("affine@1")
+        with cache.using("affine@1") as model:
+            return model
 
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(get, range(8)))
@@ -74,7 +72,8 @@ def test_catalog_lost_with_redis_is_restored_from_the_artifacts(
     site: Any, store: fakeredis.FakeRedis
 ) -> None:
     store.flushall()
-    assert ModelCache(*site).get("affine@1").manifest.name == "affine"
+    with ModelCache(*site).using("affine@1") as model:
+        assert model.manifest.name == "affine"
     assert site[0].versions("affine") == ["1"]
 
 
@@ -82,8 +81,8 @@ def test_catalog_lost_with_redis_is_restored_from_the_artifacts(
     ("lane", "error"), [("other@1", ModelNotFound), ("affine@9", VersionNotFound)]
 )
 def test_unknown_model_is_a_typed_failure(site: Any, lane: str, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        ModelCache(*site).get(lane)
+    with pytest.raises(error), ModelCache(*site).using(lane):
+        pass
 
 
 def test_changed_artifact_is_refused_each_time(site: Any, tmp_path: Path) -> None:
@@ -92,8 +91,8 @@ def test_changed_artifact_is_refused_each_time(site: Any, tmp_path: Path) -> Non
     changed.write_text("one too")
     cache = ModelCache(*site)
     for _ in range(2):
-        with pytest.raises(ArtifactTampered, match=r"words\.txt"):
-            cache.get("affine@1")
+        with pytest.raises(ArtifactTampered, match=r"words\.txt"), cache.using("affine@1"):
+            pass
 
 
 def test_load_that_failed_is_tried_again(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,52 +102,37 @@ def test_load_that_failed_is_tried_again(site: Any, monkeypatch: pytest.MonkeyPa
         raise OSError("away")
 
     with monkeypatch.context() as broken:
-        broken.setattr(models, "load_model", away)
-        with pytest.raises(OSError, match="away"):
-            cache.get("affine@1")
-    assert cache.get("affine@1").manifest.version == "1"
+        broken.setattr(warmup, "load_model", away)
+        with pytest.raises(OSError, match="away"), cache.using("affine@1"):
+            pass
+    with cache.using("affine@1") as model:
+        assert model.manifest.version == "1"
 
 
-def test_warm_up_runs_one_row_and_a_full_batch(
-    handler_model: Callable[..., HandlerModel],
-) -> None:
-    sizes: list[int] = []
-
-    def forward(rows: list[Any]) -> list[Any]:
-        sizes.append(len(rows))
-        return rows
-
-    warm_up(handler_model(forward), 8)
-    assert sizes == [1, 8]
-
-
-def test_model_that_dislikes_made_up_rows_still_serves(
-    handler_model: Callable[..., HandlerModel], caplog: pytest.LogCaptureFixture
-) -> None:
-    def forward(rows: list[Any]) -> list[Any]:
-        raise ValueError("not in the vocabulary")
-
-    warm_up(handler_model(forward), 8)
-    assert "warm-up with 1 rows failed" in caplog.text
+def test_what_is_held_is_told_with_times_and_size(site: Any) -> None:
+    cache = ModelCache(*site)
+    assert cache.preload("affine@1")
+    (held,) = cache.holdings()
+    assert (held.name, held.state, held.device, held.error) == ("affine@1", "ready", "cpu", "")
+    assert held.digest == site[0].get("affine", "1").digest
+    assert held.load_s > 0
+    assert held.warm_s > 0
+    assert held.mb >= 0
+    assert held.used_ms == 0
+    with cache.using("affine@1"):
+        assert cache.holdings()[0].used_ms >= held.since_ms
 
 
-def test_model_that_fails_in_full_batches_still_serves(
-    handler_model: Callable[..., HandlerModel], caplog: pytest.LogCaptureFixture
-) -> None:
-    warm_up(handler_model(lambda rows: rows[:4]), 8)
-    assert "warm-up with 8 rows failed" in caplog.text
-
-
-def test_device_is_as_set_or_found() -> None:
-    assert pick_device("cuda:1") == "cuda:1"
-    assert pick_device("cpu") == "cpu"
-    assert pick_device("auto") in {"cpu", "cuda"}
-
-
-def test_devices_with_equal_memory_share_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kind_of("cpu") == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert kind_of("cuda:1") == "cuda", "nothing runs there, but nothing breaks either"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", {"cuda:1": "NVIDIA H100 80GB"}.get)
-    assert kind_of("cuda:1") == "cuda:NVIDIA-H100-80GB"
+def test_failure_is_told_until_the_model_is_loaded(site: Any, tmp_path: Path) -> None:
+    (words,) = (tmp_path / "artifacts").rglob("words.txt")
+    words.chmod(0o644)
+    words.write_text("one too")
+    cache = ModelCache(*site)
+    with pytest.raises(ArtifactTampered):
+        cache.preload("affine@1")
+    (held,) = cache.holdings()
+    assert (held.state, held.mb) == ("failed", 0)
+    assert held.error.startswith("ArtifactTampered: ")
+    words.write_text("one two")
+    assert cache.preload("affine@1")
+    assert [(each.state, each.error) for each in cache.holdings()] == [("ready", "")]
