@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit lint fmt types contracts bench faults deliveries settings constraints wheel clean
+.PHONY: help install demo up test unit lint fmt types contracts bench minilm models faults deliveries settings constraints wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,12 @@ faults: install ## kill, freeze, cut off and poison real processes, and count th
 
 deliveries: install ## measure callbacks: bad receivers, killed senders, deliveries per second (5 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m deliveries
+
+minilm: install ## measure sentence embeddings, sorted by length and not, alone and through umbel (4 minutes)
+	@$(BIN)/python benchmarks/minilm.py
+
+models: install ## measure twenty models on a worker that may hold five, and its memory (3 minutes)
+	@$(BIN)/python benchmarks/many_models.py
 
 settings: install ## write configs/umbel.yaml and the tables of settings anew
 	@$(BIN)/python scripts/render_settings.py

@@ -11,9 +11,17 @@ Each error says what happened and what to do, and knows whether trying again can
     ├── ModelError                  something about a model or its artifact
     │   ├── ModelNotFound           no model of that name is registered
     │   ├── VersionNotFound         the model has no such version or alias
+    │   │   └── VersionRetired      it was withdrawn and takes no new jobs
     │   ├── VersionExists           versions are immutable; this one is taken
     │   ├── ModelFolderInvalid      the folder does not describe a loadable model
     │   │   └── BatchUnsafe         a row's outputs depend on the rows that share its batch
+    │   ├── VersionInUse            a route, an alias or a canary still points to it
+    │   ├── RouteInvalid            a route or alias cannot be as it was given
+    │   ├── PolicyInvalid           a batching policy cannot be as it was given
+    │   ├── NothingToRollBack       there is no earlier route
+    │   ├── NotReady                too few workers have the version loaded and warm
+    │   ├── CanaryUnderWay          a canary decides about the route just now
+    │   ├── TrafficContended        others changed the routes again and again meanwhile
     │   ├── PlanInvalid             models.yaml cannot be read, or contradicts itself
     │   ├── ArtifactTampered        a file differs from its recorded SHA-256
     │   └── ModelLoadFailed         the artifact cannot be loaded or run here

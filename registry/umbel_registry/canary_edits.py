@@ -87,7 +87,7 @@ def begun(standing: Standing, word: str, plan: Plan, by: str) -> Traffic:
         **dataclasses.asdict(plan),
     )
     until = standing.now_ms + round(plan.warm_s * 1000) + _SPARE_MS
-    wanted = {**traffic.wanted, version: until}
+    wanted = edits.wanting(standing, version, until).wanted
     return traffic.model_copy(update={"canary": canary, "wanted": wanted})
 
 

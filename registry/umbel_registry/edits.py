@@ -54,7 +54,7 @@ class Standing:
         if version not in self.manifests:
             raise VersionNotFound(
                 f"Model {self.model!r} has no version {word!r}. "
-                f"{listing('It has', [*self.manifests], word)}"
+                f"{listing('It has', [*self.traffic.aliases, *self.manifests], word)}"
             )
         return version
 
@@ -283,19 +283,17 @@ def with_retired(
             f"version first: umbel models promote {standing.model} VERSION"
         )
     retired = dict(standing.traffic.retired)
-    other = _rerouted(standing, name, to) if queued == "reroute" else None
+    other = None
+    if queued == "reroute":
+        rest = standing.traffic.route_among(set(standing.manifests) - {name})
+        other = _rerouted(standing, name, to or (rest.versions[0] if rest else name))
     retired[name] = Retirement(queued=queued, to=other, at=standing.now_ms, by=by)
     wanted = {word: until for word, until in standing.traffic.wanted.items() if word != name}
     return _valid(standing, {"retired": retired, "wanted": wanted})
 
 
-def _rerouted(standing: Standing, name: str, to: str | None) -> str:
+def _rerouted(standing: Standing, name: str, to: str) -> str:
     """The version that runs what waits for a retired one."""
-    if to is None:
-        route = standing.traffic.route_among(set(standing.manifests) - {name})
-        if route is None:
-            raise RouteInvalid(f"No other version of {standing.model} could run what waits.")
-        to = route.versions[0]
     other = standing.live(to)
     if other == name:
         raise RouteInvalid(
@@ -369,7 +367,8 @@ def wanting(standing: Standing, version: str, until_ms: int) -> Traffic:
     kept = {
         word: until for word, until in standing.traffic.wanted.items() if until > standing.now_ms
     }
-    return _valid(standing, {"wanted": {**kept, standing.live(version): until_ms}})
+    name = standing.live(version)
+    return _valid(standing, {"wanted": {**kept, name: max(until_ms, kept.get(name, 0))}})
 
 
 def _valid(standing: Standing, update: Mapping[str, Any]) -> Traffic:

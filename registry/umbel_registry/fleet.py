@@ -22,6 +22,8 @@ T = TypeVar("T")
 #: A process that has told nothing for this long is gone, ms.
 STALE_MS = 10_000
 _INDEX_TTL_S = 60
+#: Seconds within which workers try again what failed before, once somebody wishes for it anew.
+RETRY_S = 5.0
 LoadState = Literal["loading", "ready", "failed"]
 
 
@@ -217,7 +219,7 @@ class Fleet:
             manifest: of the version.
         """
         with self._translated:
-            seconds, micros = cast("tuple[int, int]", self._redis.time())
+            seconds, micros = self._redis.time()
             now_ms = seconds * 1000 + micros // 1000
             workers = workers_of(self._redis, self._namespace, manifest.queue, now_ms)
         return readiness_of(manifest, workers, self.reports())

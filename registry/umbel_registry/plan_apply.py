@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from umbel_config.errors import ModelError, NotReady
 from umbel_registry import edits
 from umbel_registry.edits import Standing
-from umbel_registry.fleet import Fleet, Readiness
+from umbel_registry.fleet import RETRY_S, Fleet, Readiness
 from umbel_registry.manifest import Manifest
 from umbel_registry.plan import ModelSteps, Plan
 from umbel_registry.plan_edit import wanted_traffic
@@ -75,9 +75,10 @@ class Hands:
 def apply(plan: Plan, hands: Hands) -> dict[str, ModelError]:
     """Carries out a plan: all pushes first, then one change for each model.
 
-    What moved since the plan was made is looked at anew; the models end as the file says. A route
-    changes once workers have all versions loaded that gain jobs by it. That wait is left out for a
-    model that is new, and where no worker lives and the model has had no route yet.
+    What moved since the plan was made is looked at anew; the models end as the file says. A model
+    changes once workers have all versions loaded that gain jobs by its route or by an alias that
+    moves. That wait is left out for a model that is new, and where no worker lives and the model
+    has had no route yet.
 
     Args:
         plan: of ``plan()``; models with a problem are left out.
@@ -135,9 +136,7 @@ def _held(standing: Standing, version: str) -> Traffic:
 
 
 def _ask(steps: ModelSteps, hands: Hands) -> None:
-    """Has workers load what the route will need; versions that are retired cannot be loaded."""
-    if not _waits(steps, hands):
-        return
+    """Has workers load what gains jobs; a version that is retired is brought back for that."""
     gaining = _gaining(steps, hands)
     if not gaining:
         return
@@ -153,9 +152,10 @@ def _ask(steps: ModelSteps, hands: Hands) -> None:
 
 
 def _change(steps: ModelSteps, hands: Hands, until: float) -> None:
-    if _waits(steps, hands):
+    gaining = _gaining(steps, hands)
+    if gaining:
         manifests = hands.control.read(steps.model).manifests
-        needed = [manifests[version] for version in _gaining(steps, hands)]
+        needed = [manifests[version] for version in gaining]
         _await(needed, hands, until, lenient=steps.unrouted)
     hands.control.change(
         steps.model,
@@ -166,18 +166,19 @@ def _change(steps: ModelSteps, hands: Hands, until: float) -> None:
     hands.on_done(steps.model)
 
 
-def _waits(steps: ModelSteps, hands: Hands) -> bool:
-    return steps.wanted.route is not None and not steps.new and not hands.now
-
-
 def _gaining(steps: ModelSteps, hands: Hands) -> list[str]:
-    """The versions that get more of the jobs than they have now."""
-    standing = hands.control.read(steps.model)
-    after = wanted_traffic(standing, steps.wanted, hands.control.who).route
-    before = standing.route
-    if after is None or before is None:
+    """The versions that get jobs which go to another one now, by the route or an alias."""
+    if steps.new or hands.now:
         return []
-    return [name for name in after.versions if after.share(name) > before.share(name) + _NO_MORE]
+    standing = hands.control.read(steps.model)
+    after = wanted_traffic(standing, steps.wanted, hands.control.who)
+    aliases = standing.traffic.aliases
+    moved = [word for name, word in after.aliases.items() if aliases.get(name, word) != word]
+    before, route = standing.route, after.route
+    if before is None or route is None:
+        return moved
+    more = [name for name in route.versions if route.share(name) > before.share(name) + _NO_MORE]
+    return [*dict.fromkeys((*more, *moved))]
 
 
 def _await(needed: Iterable[Manifest], hands: Hands, until: float, *, lenient: bool) -> None:
@@ -186,20 +187,23 @@ def _await(needed: Iterable[Manifest], hands: Hands, until: float, *, lenient: b
     Raises:
         NotReady: that cannot be, or is not in time.
     """
+    begun = hands.clock()
     for manifest in needed:
         while True:
             readiness = hands.fleet.readiness(manifest)
             if readiness.enough(1.0) or (lenient and not readiness.slots):
                 break
             late = hands.clock() >= until
-            if late or readiness.failed or not readiness.slots:
+            # Until then workers may not have tried again what failed before the wish.
+            tried = late or hands.clock() >= begun + RETRY_S
+            if late or (readiness.failed and tried) or not readiness.slots:
                 raise NotReady(_why_not(manifest, readiness, hands.timeout_s))
             hands.on_wait(manifest, readiness)
             hands.sleep(hands.pause_s)
 
 
 def _why_not(manifest: Manifest, readiness: Readiness, timeout_s: float) -> str:
-    what = f"The route of {manifest.name} was not changed"
+    what = f"{manifest.name} was not changed"
     if not readiness.slots:
         return (
             f"{what}: no worker serves queue {manifest.queue}, so nobody could load version "

@@ -10,7 +10,7 @@ from umbel_config.errors import NotReady
 from umbel_registry import edits
 from umbel_registry.audit import Change
 from umbel_registry.edits import Standing
-from umbel_registry.fleet import Fleet, Readiness
+from umbel_registry.fleet import RETRY_S, Fleet, Readiness
 from umbel_registry.manifest import Manifest
 from umbel_registry.traffic import Traffic
 from umbel_registry.traffic_control import TrafficControl, forbid_canary
@@ -123,13 +123,15 @@ def _await(fleet: Fleet, manifest: Manifest, patience: _Patience) -> None:
     Raises:
         NotReady: that cannot be, or is not in time.
     """
-    until = patience.clock() + patience.timeout_s
+    begun = patience.clock()
+    until = begun + patience.timeout_s
     while True:
         readiness = fleet.readiness(manifest)
         patience.on_wait(readiness)
         if readiness.enough(patience.min_ready):
             return
-        if readiness.slots == 0 or readiness.failed:
+        tried = patience.clock() >= begun + RETRY_S  # until then it may have failed before the wish
+        if readiness.slots == 0 or (readiness.failed and tried):
             raise NotReady(_in_vain(manifest, readiness))
         if patience.clock() >= until:
             raise NotReady(_too_late(manifest, readiness, patience))

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,48 @@ class Sum:
 
     def forward(self, rows: list[dict[str, Any]]) -> list[Any]:
         return [row["a"] + row["b"] for row in rows]
+
+
+class Flaky(Affine):
+    """As ``Affine``, but it refuses one in twenty of the rows that a test sends, by their hash."""
+
+    def _one(self, row: Any) -> Any:
+        if row[0] >= REAL and zlib.crc32(row.tobytes()) % 20 == 0:
+            raise ValueError("one in twenty")
+        return super()._one(row)
+
+
+class Sluggish(Affine):
+    """As ``Affine``, but each batch that a test sends takes 40 ms longer."""
+
+    def forward(self, rows: list[Any]) -> list[Any]:
+        if max(float(row[0]) for row in rows) >= REAL:
+            _nap.wait(0.04)
+        return super().forward(rows)
+
+
+class Bomb(Affine):
+    """As ``Affine``, but it ends each process that loads it and has ``TEST_FUSE`` set."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        super().__init__(folder, device)
+        if os.environ.get("TEST_FUSE"):
+            os._exit(9)
+
+
+class Mine(Affine):
+    """As ``Affine``, but it ends each process in which it runs a row that a test sends."""
+
+    def forward(self, rows: list[Any]) -> list[Any]:
+        if max(float(row[0]) for row in rows) >= REAL:
+            os._exit(8)
+        return super().forward(rows)
+
+
+class Stuck(Affine):
+    """As ``Affine``, but it never returns from a row that a test sends."""
+
+    def forward(self, rows: list[Any]) -> list[Any]:
+        if max(float(row[0]) for row in rows) >= REAL:
+            threading.Event().wait()
+        return super().forward(rows)

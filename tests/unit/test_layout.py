@@ -22,6 +22,7 @@ COMPONENTS = {
     "callbacks": "umbel_callbacks",
     "cli": "umbel_cli",
     "configs": "umbel_config",
+    "examples": "umbel_examples",
     "producer": "umbel",
     "registry": "umbel_registry",
     "worker": "umbel_worker",

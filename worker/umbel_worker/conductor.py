@@ -7,16 +7,17 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import redis
 from redis.exceptions import RedisError
-from umbel_registry.canary import CanaryDriver
-from umbel_registry.keepsake import Keepsake
 
 from umbel_config.connect import connect
 from umbel_config.errors import StoreUnavailable, UmbelError
 from umbel_config.settings import Settings
 from umbel_registry import ArtifactStore, Catalog, TrafficControl
+from umbel_registry.canary import CanaryDriver
+from umbel_registry.keepsake import Keepsake
 from umbel_registry.policy_keeper import PolicyKeeper
 
 log = logging.getLogger("umbel.worker")
@@ -88,12 +89,19 @@ class Conductor:
         moved = revision != self._revision
         if not moved and time.monotonic() - self._policies_at < _POLICIES_S:
             return
+        self._revision, self._policies_at = revision, time.monotonic()
         keepsake = Keepsake(ArtifactStore(self._settings.artifacts), self._control)
         for model in self._catalog.names():
-            standing = self._control.read(model)
-            changed = self._policies.apply(model, standing)
-            if changed:
-                log.info("the batching policy of %s is in force", ", ".join(changed))
-            if moved and standing.number:
-                keepsake.keep(model)
-        self._revision, self._policies_at = revision, time.monotonic()
+            self._try(partial(self._follow_model, model, keepsake if moved else None))
+
+    def _follow_model(self, model: str, keepsake: Keepsake | None) -> None:
+        standing = self._control.read(model)
+        changed = self._policies.apply(model, standing)
+        if changed:
+            log.info("the batching policy of %s is in force", ", ".join(changed))
+        if keepsake is not None and standing.number and keepsake.keep(model) == "ahead":
+            log.warning(
+                "the routes of %s that are kept under the artifact root are newer than those in "
+                "Redis; put them back (umbel models restore --traffic) or change the routes",
+                model,
+            )

@@ -15,7 +15,7 @@ from umbel_config.settings import Settings
 from umbel_registry import ArtifactStore, Catalog, LoadedModel, Manifest
 from umbel_worker.footprint import Scale, give_back, held_bytes, trim, watch
 from umbel_worker.holdings import Holding, Holdings, Place
-from umbel_worker.warmup import Warm, load_warm, pick_device
+from umbel_worker.warmup import load_warm, pick_device
 
 log = logging.getLogger("umbel.worker")
 
@@ -39,7 +39,8 @@ class ModelCache:
         catalog: what is registered.
         store: where the files are.
         settings: device, allowed modules, bounds of memory, and the state folder for copies.
-        on_change: called, with no lock held, when a holding appears, changes its state or goes.
+        on_change: called when a holding appears, changes its state or goes. It may ask for
+            ``holdings``, but load or unload nothing.
         clock: seconds that only ever grow.
     """
 
@@ -153,12 +154,11 @@ class ModelCache:
         """Ends a use; what turned out to be too much goes as soon as nobody uses it."""
         with self._changed:
             self._held.leave(place)
-            gone = self._held.take_out(place)
-            if not (place.users or place.pinned or place.leaving or self._held.fits(place)):
+            stays = place.users or place.pinned or place.leaving or self._held.fits(place)
+            if not stays:
                 self._held.remove(place)
-                gone.append(place)
             self._changed.notify_all()
-        self._drop(gone)
+        self._drop([] if stays else [place])
 
     def _load(self, place: Place, *, ahead: bool) -> bool:
         """Loads a model into its place, and tells all who wait for it how that ended.
@@ -196,36 +196,60 @@ class ModelCache:
         self._tell()
 
     def _fill(self, place: Place, manifest: Manifest, *, ahead: bool) -> bool:
+        """Makes room and loads; returns whether the model is there afterwards."""
         with self._loading:
             if not self._make_room(place, manifest, ahead=ahead):
                 return False
-            with self._changed:
-                stirred, quiet = self._held.stirred, not self._held.busy(place)
-            before = held_bytes(self._device)
-            warm = load_warm(manifest, self._store, self._settings)
-            if self._held.budget:
-                trim()
-            growth = held_bytes(self._device) - before
-            quiet = quiet and stirred == self._held.stirred
-            mb = self._scale.weigh(manifest, warm.model, growth, quiet=quiet)
-            return self._keep(place, warm, mb, ahead=ahead)
+            gone = self._put(place, manifest, ahead=ahead)
+            self._drop(gone)
+        self._warn_if_over(place)
+        self._tell()
+        return place not in gone
+
+    def _put(self, place: Place, manifest: Manifest, *, ahead: bool) -> list[Place]:
+        """Puts a model into its place; returns who goes because it is larger than was thought."""
+        with self._changed:
+            stirred, quiet = self._held.stirred, not self._held.busy(place)
+        before = held_bytes(self._device)
+        warm = load_warm(manifest, self._store, self._settings)
+        if self._held.budget:
+            trim()
+        growth = held_bytes(self._device) - before
+        quiet = quiet and stirred == self._held.stirred
+        mb = self._scale.weigh(manifest, warm.model, growth, quiet=quiet)
+        log.info(
+            "loaded %s on %s in %.1f s, %.0f MB",
+            *(place.name, warm.model.device, warm.load_s + warm.warm_s, mb),
+        )
+        with self._changed:
+            self._held.ready(place, warm, mb)
+            place.flight = None
+            self._changed.notify_all()
+            if not ahead:
+                self._held.enter(place)
+                return self._held.take_out(place)
+            if self._held.may_fit(place, self._clock() - FRESH_S):
+                return self._held.take_out(place, self._clock() - FRESH_S)
+            self._held.remove(place)
+            return [place]
 
     def _make_room(self, place: Place, manifest: Manifest, *, ahead: bool) -> bool:
         """Reserves memory for a model, and unloads others until there is enough."""
+        fresh = self._clock() - FRESH_S
         with self._changed:
             place.digest, place.mb = manifest.digest, self._scale.estimate(manifest)
-            if ahead and not self._held.may_fit(place, self._clock() - FRESH_S):
-                self._give_up(place)
-                gone = None
-            else:
-                gone = self._held.take_out(place, self._oldest(ahead=ahead))
-        if gone is None:
-            self._tell()
-            return False
+            fits = not ahead or self._held.may_fit(place, fresh)
+            gone = self._held.take_out(place, fresh) if ahead and fits else []
+            if not fits:
+                place.flight = None
+                self._held.remove(place)
+                self._changed.notify_all()
         self._drop(gone)
+        if not fits:
+            self._tell()
         if not ahead:
             self._wait_for_room(place)
-        return True
+        return fits
 
     def _wait_for_room(self, place: Place) -> None:
         """Waits until the drains that are in the way are over.
@@ -257,36 +281,6 @@ class ModelCache:
                     f"{', '.join(users)}. Raise max_loaded_mb, or lower concurrency."
                 )
 
-    def _keep(self, place: Place, warm: Warm, mb: float, *, ahead: bool) -> bool:
-        """Puts a model into its place; others go for it if it is larger than was thought."""
-        with self._changed:
-            self._held.ready(place, warm, mb)
-            place.flight = None
-            fits = not ahead or self._held.may_fit(place, self._clock() - FRESH_S)
-            if not ahead:
-                self._held.enter(place)
-            gone = self._held.take_out(place, self._oldest(ahead=ahead)) if fits else [place]
-            if not fits:
-                self._held.remove(place)
-            self._changed.notify_all()
-        log.info(
-            "loaded %s on %s in %.1f s, %.0f MB",
-            *(place.name, warm.model.device, warm.load_s + warm.warm_s, mb),
-        )
-        self._drop(gone)
-        self._warn_if_over(place)
-        self._tell()
-        return fits
-
-    def _oldest(self, *, ahead: bool) -> float:
-        """Those last used until then may go."""
-        return self._clock() - FRESH_S if ahead else float("inf")
-
-    def _give_up(self, place: Place) -> None:
-        place.flight = None
-        self._held.remove(place)
-        self._changed.notify_all()
-
     def _drop(self, gone: list[Place]) -> None:
         """Gives back the memory of models that were taken out."""
         if not gone:
@@ -302,9 +296,10 @@ class ModelCache:
         self._tell()
 
     def _warn_if_over(self, place: Place) -> None:
+        """Says once of a model that no unloading makes enough room for it."""
         with self._changed:
-            over = self._held.over() and place.name not in self._warned
-            if not over:
+            over = self._held.over() and self._held.fits(place)
+            if not over or place.name in self._warned:
                 return
             self._warned.add(place.name)
         log.warning(

@@ -70,7 +70,7 @@ class Repair:
         return time.monotonic() >= self._next_listing and not self._catalog.names()
 
     def _restore(self) -> tuple[int, list[str]]:
-        """Registers what is stored; how many versions are known then, and what is routed again."""
+        """Registers what is stored; how many models are known then, and which are routed again."""
         store = ArtifactStore(self._settings.artifacts)
         try:
             self._catalog.restore(store)
@@ -78,7 +78,7 @@ class Repair:
             log.error("%s", error)  # noqa: TRY400  (a typed error, not a bug)
         keepsake = Keepsake(store, self._control)
         routed = [name for name in self._catalog.names() if self._put_back(keepsake, name)]
-        return len(self._catalog.list()), routed
+        return len(self._catalog.names()), routed
 
     def _put_back(self, keepsake: Keepsake, model: str) -> bool:
         """Whether the routes of a model are as they were kept, and were not before."""

@@ -212,6 +212,8 @@ class Loader:
             names: ``model@version``, the most important first.
         """
         with self._condition:
+            for name in set(names) - set(self._wanted):  # a new wish: what failed may work by now
+                self._later.pop(name, None)
             self._wanted = list(names)
             self._condition.notify_all()
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import print_change
 from umbel_cli.models.words import DryRun, Model, pairs
 from umbel_cli.options import Json, command
@@ -65,6 +66,7 @@ def alias(
         _check_there(standing, remove or [])
         wanted = {**given, **dict.fromkeys(remove or ())}
         change = control.alias(model, wanted, dry_run=dry_run)
+        after_change(settings, client, model, dry_run=dry_run)
     print_change(change, dry_run=dry_run, as_json=as_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from rich.text import Text
 
 from umbel_cli.failures import FAILED, USAGE, facts, tell
+from umbel_cli.models.asking import make_sure
 from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import readiness_text
 from umbel_cli.models.words import seconds
@@ -35,6 +35,23 @@ if TYPE_CHECKING:
 #: Exit code of a dry run that found something to do.
 TO_DO = USAGE
 
+File = Annotated[Path, typer.Argument(metavar="FILE", help="How your models should stand.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Only say what would be done; exit code 2 if anything would."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Now = Annotated[bool, typer.Option("--now", help="Do not wait for workers.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="TIME",
+        parser=seconds,
+        help="Longest wait for workers to load versions, in all. [dim](default: 5m)[/dim]",
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Adds the command of this module."""
@@ -48,34 +65,19 @@ def add_to(app: typer.Typer) -> None:
 
 def apply(
     settings: Settings,
-    file: Annotated[Path, typer.Argument(help="How your models should stand.")] = Path(PLAN_FILE),
+    file: File = Path(PLAN_FILE),
     *,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Only say what would be done; exit code 2 if anything would."
-        ),
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    now: Annotated[
-        bool, typer.Option("--now", help="Change routes without waiting for workers.")
-    ] = False,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout",
-            metavar="TIME",
-            parser=seconds,
-            help="Longest wait for workers to load versions, in all. [dim](default: 5m)[/dim]",
-        ),
-    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    now: Now = False,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Make models stand as a file says: versions, aliases, routes, policies, what is retired.
 
     Shows what would change and asks. What the file does not name stays as it is.
 
-    A route changes once workers have loaded the versions that gain jobs by it.
+    Routes and aliases change once workers have loaded the versions that gain jobs by that.
     """
     wanted = read_plan_file(file)
     from umbel_registry import ArtifactStore  # noqa: PLC0415  (needs fsspec)
@@ -87,7 +89,8 @@ def apply(
         if not as_json:
             _show(found, wanted, file)
         if found.steps and not dry_run:
-            _ask(len(found.steps), yes=yes, as_json=as_json)
+            hint = "Say --yes to do it, or --dry-run to see what would be done."
+            make_sure("Do that?", yes=yes, as_json=as_json, else_say=hint)
             hands = _hands(settings, client, store, quiet=as_json)
             if timeout is not None:
                 hands = replace(hands, timeout_s=timeout)
@@ -97,16 +100,6 @@ def apply(
         raise typer.Exit(FAILED)
     if dry_run and found.steps:
         raise typer.Exit(TO_DO)
-
-
-def _ask(steps: int, *, yes: bool, as_json: bool) -> None:
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise typer.BadParameter(
-            "Nobody can be asked here. Say --yes to do it, or --dry-run to see what would be done."
-        )
-    typer.confirm("Do it?" if steps == 1 else f"Do these {steps}?", abort=True, err=True)
 
 
 def _hands(settings: Settings, client: redis.Redis, store: ArtifactStore, *, quiet: bool) -> Hands:
@@ -141,14 +134,15 @@ def _hands(settings: Settings, client: redis.Redis, store: ArtifactStore, *, qui
 
 def _show(found: Plan, wanted: PlanFile, file: Path) -> None:
     out = output()
-    if not found.steps:
-        if not found.problems:
-            names = "1 model" if len(wanted.models) == 1 else f"{len(wanted.models)} models"
-            out.print(f"Nothing to do: {names} as {file} says.", soft_wrap=True)
-        return
-    for line in plan_lines(found):
-        out.print(line, soft_wrap=True)
-    out.print()
+    if found.steps:
+        for line in plan_lines(found):
+            out.print(line, soft_wrap=True)
+        out.print()
+    elif not found.problems:
+        names = "1 model" if len(wanted.models) == 1 else f"{len(wanted.models)} models"
+        out.print(f"Nothing to do: {names} as {file} says.", soft_wrap=True)
+    for error in found.problems.values():
+        tell(error, as_json=False)
 
 
 def plan_lines(found: Plan) -> Iterator[Text]:
@@ -181,7 +175,8 @@ def _tell(
         told = {model: facts(error) for model, error in problems.items()}
         print_json({"file": str(file), "dry_run": dry_run, "steps": found.steps, "problems": told})
         return
-    for error in problems.values():
-        tell(error, as_json=False)
+    for model, error in problems.items():
+        if model not in found.problems:
+            tell(error, as_json=False)
     if dry_run and found.steps:
         output().print("[yellow]A dry run: nothing was changed.[/yellow]")

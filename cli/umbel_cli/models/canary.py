@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from umbel_cli.models.canary_shown import Teller, facts, show
+from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import print_change
 from umbel_cli.models.words import DryRun, Model, fraction, seconds
 from umbel_cli.options import Json, command
@@ -149,15 +150,29 @@ def canary(
         if version is None and not stop:
             show(client, control.read(model), settings.namespace, as_json=as_json)
             return
-        if version is None:
-            change = canaries.stop(control, model, promote=promote, dry_run=dry_run)
-        else:
-            _require_worker(Fleet(client, settings.namespace), control.read(model), version)
-            change = canaries.begin(control, model, version, **wish, dry_run=dry_run)
+        change = _changed(client, control, model, version, wish, promote=promote, dry_run=dry_run)
+        after_change(settings, client, model, dry_run=dry_run)
         if stop or detach or dry_run:
             print_change(change, dry_run=dry_run, as_json=as_json)
         else:
             _end(_follow(client, control, change, as_json=as_json))
+
+
+def _changed(
+    client: redis.Redis,
+    control: TrafficControl,
+    model: str,
+    version: str | None,
+    wish: dict[str, Any],
+    *,
+    promote: bool,
+    dry_run: bool,
+) -> Change:
+    """Begins the canary of a version; without one it stops the canary that is under way."""
+    if version is None:
+        return canaries.stop(control, model, promote=promote, dry_run=dry_run)
+    _require_worker(Fleet(client, control.namespace), control.read(model), version)
+    return canaries.begin(control, model, version, **wish, dry_run=dry_run)
 
 
 def _check(version: str | None, *, stop: bool, promote: bool) -> None:

@@ -11,7 +11,9 @@ from umbel_config.settings import Settings
 from umbel_registry import TrafficControl
 
 
-def after_change(settings: Settings, client: redis.Redis, model: str) -> None:
+def after_change(
+    settings: Settings, client: redis.Redis, model: str, *, dry_run: bool = False
+) -> None:
     """Keeps the traffic of a model beside its artifacts; warns where it cannot, and never fails.
 
     Where the artifact root is not this machine's, workers do it as soon as they see the change.
@@ -20,7 +22,10 @@ def after_change(settings: Settings, client: redis.Redis, model: str) -> None:
         settings: namespace and artifact root.
         client: of the Redis.
         model: name of the model.
+        dry_run: whether nothing was changed, so that nothing is kept.
     """
+    if dry_run:
+        return
     try:
         from umbel_registry import ArtifactStore  # noqa: PLC0415  (needs fsspec)
         from umbel_registry.keepsake import Keepsake  # noqa: PLC0415  (with it)

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import print_change
 from umbel_cli.models.words import DryRun, Model, pairs
 from umbel_cli.options import Json, command
@@ -42,8 +43,8 @@ def policy(
         list[str] | None,
         typer.Argument(
             metavar="VERSION|NAME=VALUE",
-            help="First a version or alias; default: all versions of the route. Then values, by the "
-            "names of the section batching of model.yaml; the value reset is what was pushed.",
+            help="First a version or alias; default: all versions of the route. Then values, by "
+            "the names of the section batching of model.yaml; reset is what was pushed.",
             show_default=False,
         ),
     ] = None,
@@ -107,6 +108,7 @@ def _change(
     if not dry_run:
         done = [control.set_policy(model, each, changes) for each in versions]
         PolicyKeeper(client, settings.namespace).apply(model)
+        after_change(settings, client, model)
     merged = {name: pair for change in done for name, pair in change.changes.items()}
     whole = done[-1].model_copy(update={"changes": merged})
     print_change(whole, dry_run=dry_run, as_json=as_json, facts={"versions": versions})

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import print_change, readiness_text
 from umbel_cli.models.words import DryRun, Model, Version, fraction, seconds
 from umbel_cli.options import Json, command
@@ -18,6 +19,29 @@ from umbel_config.settings import Settings
 from umbel_registry import TrafficControl, promotion
 from umbel_registry.fleet import Fleet, Readiness
 
+AliasName = Annotated[
+    str | None, typer.Option("--alias", metavar="NAME", help="Move this alias; default: the route.")
+]
+MinReady = Annotated[
+    float | None,
+    typer.Option(
+        "--min-ready",
+        metavar="SHARE",
+        parser=fraction,
+        help="The part of the workers' slots, which are batches that they run side by side, that "
+        "must have it loaded and warm. [dim](default: 100%)[/dim]",
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="TIME",
+        parser=seconds,
+        help="Longest wait for them: 30s, 5m, 1h. [dim](default: 5m)[/dim]",
+    ),
+]
+Now = Annotated[bool, typer.Option("--now", help="Do not wait for workers.")]
 #: Gets the readiness of a version each time it was looked at.
 Tell = Callable[[Readiness], None]
 
@@ -37,30 +61,10 @@ def promote(
     model: Model,
     version: Version,
     *,
-    alias: Annotated[
-        str | None,
-        typer.Option("--alias", metavar="NAME", help="Move this alias; default: the route."),
-    ] = None,
-    min_ready: Annotated[
-        float | None,
-        typer.Option(
-            "--min-ready",
-            metavar="SHARE",
-            parser=fraction,
-            help="The part of the workers' slots, which are batches that they run side by side, "
-            "that must have it loaded and warm. [dim](default: 100%)[/dim]",
-        ),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout",
-            metavar="TIME",
-            parser=seconds,
-            help="Longest wait for them: 30s, 5m, 1h. [dim](default: 5m)[/dim]",
-        ),
-    ] = None,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for workers.")] = False,
+    alias: AliasName = None,
+    min_ready: MinReady = None,
+    timeout: Timeout = None,
+    now: Now = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -85,6 +89,7 @@ def promote(
             dry_run=dry_run,
             on_wait=looks.append if dry_run else tell,
         )
+        after_change(settings, client, model, dry_run=dry_run)
     notes = [f"Now {readiness_text(f'{model} {version}', look)}." for look in looks]
     facts = {"workers": looks[-1]} if looks else {}
     print_change(change, dry_run=dry_run, as_json=as_json, notes=notes, facts=facts)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from umbel_cli.doctor.workers import present
 from umbel_cli.options import PUSH, Json, command
 from umbel_cli.render import manifest_table, output, print_json
 from umbel_cli.store import opened
@@ -55,6 +56,7 @@ def push(
             device="cpu" if settings.device == "auto" else settings.device,
             accept_batch_variance=accept_batch_variance,
         )
+        served = present(client, settings.namespace, [manifest.queue])[manifest.queue]
     if as_json:
         print_json(manifest.model_dump(mode="json"))
         return
@@ -62,3 +64,9 @@ def push(
     out.print(f"[green]registered[/green] [bold]{manifest.name} {manifest.version}[/bold]")
     out.print(manifest_table(manifest))
     out.print(f"\nTry it:  umbel submit {manifest.name} --example", soft_wrap=True)
+    if not served:
+        out.print(
+            f"[yellow]No worker serves queue {manifest.queue} yet.[/yellow] Start one: umbel up, "
+            f"or umbel worker --queues {manifest.queue}",
+            soft_wrap=True,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from rich.text import Text
 
 from umbel_cli.failures import FAILED, facts, tell
+from umbel_cli.models.asking import make_sure
 from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import change_lines
 from umbel_cli.options import Json, command
@@ -81,7 +81,10 @@ def restore(
             planned = Restored()
             _put_back(keepsake, models, planned, force=True, dry_run=True)
             if planned.traffic:
-                _ask(planned.traffic, yes=yes, as_json=as_json)
+                if not as_json:
+                    _show(planned.traffic)
+                hint = "Say --yes to put it back."
+                make_sure("Put that back?", yes=yes, as_json=as_json, else_say=hint)
         _put_back(keepsake, models, told, force=traffic)
         _follow(settings, client, told.traffic)
     _tell(told, as_json=as_json)
@@ -117,16 +120,6 @@ def _put_back(
             told.problems.append(error)
         else:
             told.traffic += [change] if change else []
-
-
-def _ask(changes: list[Change], *, yes: bool, as_json: bool) -> None:
-    if not as_json:
-        _show(changes)
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
-        raise typer.BadParameter("Nobody can be asked here. Say --yes to put that back.")
-    typer.confirm("Put that back?", abort=True, err=True)
 
 
 def _follow(settings: Settings, client: redis.Redis, changes: list[Change]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from umbel_batching.census import lane_statuses
 from umbel_batching.lanes import Lane
+from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import print_change
 from umbel_cli.models.words import DryRun, Model, Version
 from umbel_cli.options import Json, command
@@ -18,6 +19,24 @@ from umbel_registry import TrafficControl, edits
 from umbel_registry.edits import Standing
 from umbel_registry.traffic import Queued, Traffic
 
+HowQueued = Annotated[
+    Queued | None,
+    typer.Option(
+        "--queued",
+        help="What becomes of the jobs that wait for it. finish: they still run on it, and "
+        "workers unload it afterwards. reroute: they run on another version. fail: they fail "
+        "at once. [dim](default: finish)[/dim]",
+    ),
+]
+Other = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="VERSION",
+        help="With --queued reroute: the version that runs them; it must take the same "
+        "inputs. [dim](default: the largest of the route)[/dim]",
+    ),
+]
 _ENDS: dict[Queued, str] = {
     "finish": "they still run on it, then workers unload it",
     "reroute": "they run on {to} instead",
@@ -40,24 +59,8 @@ def retire(
     model: Model,
     version: Version,
     *,
-    queued: Annotated[
-        Queued | None,
-        typer.Option(
-            "--queued",
-            help="What becomes of the jobs that wait for it. finish: they still run on it, and "
-            "workers unload it afterwards. reroute: they run on another version. fail: they fail "
-            "at once. [dim](default: finish)[/dim]",
-        ),
-    ] = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            metavar="VERSION",
-            help="With --queued reroute: the version that runs them; it must take the same "
-            "inputs. [dim](default: the largest of the route)[/dim]",
-        ),
-    ] = None,
+    queued: HowQueued = None,
+    to: Other = None,
     undo: Annotated[bool, typer.Option("--undo", help="Let it take jobs again.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -75,12 +78,14 @@ def retire(
         control = TrafficControl(client, settings.namespace)
         if undo:
             change = control.bring_back(model, version, dry_run=dry_run)
+            after_change(settings, client, model, dry_run=dry_run)
             print_change(change, dry_run=dry_run, as_json=as_json)
             return
         policy = queued or "finish"
         standing = control.read(model)
         planned = edits.with_retired(standing, version, queued=policy, by=control.who, to=to)
         change = control.retire(model, version, queued=policy, to=to, dry_run=dry_run)
+        after_change(settings, client, model, dry_run=dry_run)
         waiting = _waiting(client, settings.namespace, model, standing.version(version))
     print_change(
         change,

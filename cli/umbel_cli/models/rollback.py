@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import print_change
 from umbel_cli.models.words import DryRun, Model
 from umbel_cli.options import Json, command
@@ -41,4 +42,5 @@ def rollback(
     with opened(settings) as client:
         control = TrafficControl(client, settings.namespace)
         change = control.roll_back(model, why=why, dry_run=dry_run)
+        after_change(settings, client, model, dry_run=dry_run)
     print_change(change, dry_run=dry_run, as_json=as_json)

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import print_change, second_text, share_text, version_state_text
 from umbel_cli.models.words import DryRun, Model, fraction, number, pairs, percent_text
 from umbel_cli.options import Json, command
@@ -21,6 +22,26 @@ from umbel_registry.edits import Standing
 from umbel_registry.life import Life, lives
 from umbel_registry.route import moved
 from umbel_registry.traffic_control import MOST_KEPT
+
+Weights = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="VERSION=WEIGHT",
+        help="Versions that answer, and how much of the jobs relative to the others; without any "
+        "they stay as they are.",
+        show_default=False,
+    ),
+]
+Shadows = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shadow",
+        metavar="VERSION=SHARE",
+        help="A version that gets copies of that share of the jobs; its outputs are compared and "
+        "go to nobody. Takes the place of all shadows so far; may be given repeatedly.",
+    ),
+]
+NoShadows = Annotated[bool, typer.Option("--no-shadows", help="No version gets copies any more.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,28 +58,10 @@ def add_to(app: typer.Typer) -> None:
 def route(
     settings: Settings,
     model: Model,
-    weights: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="VERSION=WEIGHT",
-            help="Versions that answer, and how much of the jobs relative to the others; without "
-            "any they stay as they are.",
-            show_default=False,
-        ),
-    ] = None,
+    weights: Weights = None,
     *,
-    shadow: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--shadow",
-            metavar="VERSION=SHARE",
-            help="A version that gets copies of that share of the jobs; its outputs are compared "
-            "and go to nobody. Takes the place of all shadows so far; may be given repeatedly.",
-        ),
-    ] = None,
-    no_shadows: Annotated[
-        bool, typer.Option("--no-shadows", help="No version gets copies any more.")
-    ] = False,
+    shadow: Shadows = None,
+    no_shadows: NoShadows = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -82,6 +85,7 @@ def route(
         parts = parts or _weights_so_far(standing)
         planned = edits.with_route(standing, parts, copies).route
         change = control.route(model, parts, copies, dry_run=dry_run)
+        after_change(settings, client, model, dry_run=dry_run)
     part = moved(standing.route, planned) if standing.route and planned else 0.0
     notes = [_moved_text(part)] if change.changes else []
     print_change(change, dry_run=dry_run, as_json=as_json, notes=notes, facts={"moved": part})

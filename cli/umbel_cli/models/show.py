@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import redis
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from umbel_cli.dead.tables import ago, one_line

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from umbel_cli.models.keeping import after_change
 from umbel_cli.models.tables import readiness_text
 from umbel_cli.models.words import Model, Version, length_text, seconds
 from umbel_cli.options import Json, command
@@ -50,6 +51,7 @@ def warm(
         standing = control.read(model)
         chosen = standing.live(version)
         control.want(model, chosen, for_s)
+        after_change(settings, client, model)
         readiness = Fleet(client, settings.namespace).readiness(standing.manifests[chosen])
     if as_json:
         print_json({"model": model, "version": chosen, "for_s": for_s, "workers": readiness})

@@ -165,6 +165,38 @@ def test_no_more_drains_are_sent_than_workers_have_slots(
     assert flusher.turn() == 1
 
 
+def test_a_lane_without_a_worker_raises_an_alarm(
+    make_station: MakeStation,
+    flushers: Flushers,
+    hints: Hints,
+    wait_until: WaitUntil,
+    little_patience: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(flusher_module, "_WORKERS_FRESH_S", 0.02)
+    caplog.set_level("INFO", "umbel.flusher")
+    station = make_station(EAGER)
+    flusher = flushers.make(hints)
+
+    def said() -> list[str]:
+        flusher.turn()
+        return [text for text in caplog.messages if "worker serves" in text and "digits@1" in text]
+
+    station.submit(3)
+    alarm = (
+        "lane digits@1: 3 jobs wait, and no worker serves queue umbel. "
+        "Start one: umbel worker --queues umbel"
+    )
+    assert said() == [alarm]
+    assert len(hints) == 1, "the wake-up is sent all the same: a worker may be about to start"
+    wait_until(lambda: said() and len(hints) > 2, "it looks again")
+    assert said() == [alarm]
+    station.announce(1)
+    wait_until(lambda: len(said()) > 1, "the worker is noticed")
+    assert said() == [alarm, "lane digits@1: a worker serves queue umbel again"]
+
+
 def test_a_wake_up_that_could_not_be_sent_is_sent_again(
     make_station: MakeStation,
     flushers: Flushers,

@@ -16,7 +16,8 @@ from umbel_batching.scripts import Runner
 from umbel_config.connect import connect
 from umbel_config.errors import StoreUnsuitable
 from umbel_config.settings import Settings
-from umbel_registry import Catalog
+from umbel_registry import ArtifactStore, Catalog, TrafficControl
+from umbel_registry.keepsake import Keepsake
 from umbel_worker.companions import Presence
 from umbel_worker.repair import Repair
 
@@ -66,6 +67,63 @@ def test_models_come_back_with_one_warning(
     repair.look()
     assert known(store_redis, site) == ["affine@1", "shout@1"]
     assert caplog.messages == ["Redis lost its data: re-registered 2 models"]
+
+
+@pytest.fixture
+def control(site: Settings, store_redis: redis.Redis) -> TrafficControl:
+    """Of ``affine`` and ``shout``, whose traffic is kept."""
+    control = TrafficControl(store_redis, site.namespace, who="ann@test")
+    keepsake = Keepsake(ArtifactStore(site.artifacts), control)
+    for model in ("affine", "shout"):
+        control.alias(model, {"production": "1"})
+        keepsake.keep(model)
+    return control
+
+
+def test_routes_come_back_with_the_models(
+    repair: Repair, control: TrafficControl, lose: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    repair.look()
+    lose()
+    repair.look()
+    repair.look()
+    assert control.read("affine").traffic.aliases == {"production": "1"}
+    assert [change.who for change in control.history("affine")] == ["repair"]
+    assert caplog.messages == [
+        "Redis lost its data: re-registered 2 models; put back the routes of affine, shout"
+    ]
+
+
+def test_workers_that_repair_side_by_side_put_routes_back_once(
+    site: Settings, store_redis: redis.Redis, control: TrafficControl, lose: Any
+) -> None:
+    workers = [Repair(site, Runner(store_redis), Calls.of(site)) for _ in range(3)]
+    for worker in workers:
+        worker.look()
+    lose()
+    workers[0].look()
+    control.alias("affine", {"production": None})
+    for worker in workers[1:]:
+        worker.look()
+    assert control.read("affine").traffic.aliases == {}, "it was changed since it came back"
+
+
+def test_a_damaged_copy_of_routes_does_not_hold_up_the_others(
+    repair: Repair,
+    site: Settings,
+    namespace: str,
+    control: TrafficControl,
+    lose: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    repair.look()
+    lose()
+    (Path(site.artifacts) / "affine" / f"traffic-{namespace}.json").write_text("{}")
+    repair.look()
+    assert control.read("affine").traffic.aliases == {}
+    assert control.read("shout").traffic.aliases == {"production": "1"}
+    assert "where the routes of affine are kept, is not readable" in caplog.text
+    assert "put back the routes of shout" in caplog.text
 
 
 def test_what_was_pushed_since_does_not_hide_the_loss(

@@ -1,59 +1,56 @@
-"""``umbel models push`` refuses models whose rows depend on each other, unless told not to."""
+"""``umbel models push`` says where a new version finds nobody to run it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
-HANDLER = """
-class Shares:
-    def __init__(self, folder, device):
-        pass
+from umbel_batching.calls import Calls
+from umbel_batching.scripts import Runner
 
-    def forward(self, batch):
-        return [len(text) / sum(map(len, batch)) for text in batch]
-"""
+HANDLERS = Path(__file__).parents[2] / "handlers"
+MODULE = "umbel_test_handlers"
+HINT = "No worker serves queue gpu yet. Start one: umbel up, or umbel worker --queues gpu"
 
 
 @pytest.fixture
-def shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model folder: the share of each text in its batch."""
-    module = "handler_of_shares"
-    (tmp_path / f"{module}.py").write_text(HANDLER)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("UMBEL_ALLOWED_MODULES", module)
-    folder = tmp_path / "shares"
-    folder.mkdir()
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The folder of a model for the queue ``gpu``."""
+    monkeypatch.syspath_prepend(HANDLERS)
+    monkeypatch.setenv("UMBEL_ALLOWED_MODULES", MODULE)
+    floats = {"dtype": "float32", "shape": [4]}
     content = {
-        "name": "shares",
+        "name": "affine",
         "format": "handler",
-        "handler": f"{module}:Shares",
-        "inputs": {"text": {"dtype": "string"}},
-        "outputs": {"share": {"dtype": "float64"}},
+        "handler": f"{MODULE}:Affine",
+        "inputs": {"x": floats},
+        "outputs": {"y": floats},
+        "queue": "gpu",
     }
-    (folder / "model.yaml").write_text(yaml.safe_dump(content))
-    return folder
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(content))
+    return str(tmp_path)
 
 
-def test_a_model_that_is_unsafe_to_batch_is_admitted_with_a_flag_only(
-    run_here: Any, shares: Path
+def test_a_queue_without_a_worker_is_named(run_here: Any, folder: str) -> None:
+    answer = run_here("models", "push", folder)
+    assert answer.code == 0, answer.err
+    assert "umbel submit affine --example" in answer.out
+    assert HINT in answer.out
+
+
+def test_where_a_worker_is_there_nothing_is_said(
+    run_here: Any, folder: str, store_redis: redis.Redis, namespace: str
 ) -> None:
-    refused = run_here("models", "push", str(shares))
-    assert (refused.code, refused.out) == (1, "")
-    said = " ".join(refused.err.split())
-    assert "Batch safety of shares: row" in said
-    assert "of output 'share', alone and in a batch of 8 after other rows, differs by 0." in said
-    assert "admit it as it is with --accept-batch-variance" in said
-    assert run_here("models", "list", "--json").json == []
-    pushed = run_here("models", "push", str(shares), "--accept-batch-variance", "--json").json
-    assert 0.5 < pushed["batch_variance"] <= 1
-    shown = " ".join(run_here("models", "show", "shares").out.split())
-    assert f"admitted: outputs differ by up to {pushed['batch_variance']:.2%}" in shown
+    call = Calls(namespace).announce("gpu", "host:1", slots=1, stale_ms=60_000)
+    Runner(store_redis).run(call)
+    assert "No worker" not in run_here("models", "push", folder).out
 
 
-def test_other_models_say_nothing_of_it(run_here: Any, register: Any) -> None:
-    register("reader")
-    assert "batch variance" not in run_here("models", "show", "reader").out
+def test_json_is_not_spoilt_by_it(run_here: Any, folder: str) -> None:
+    answer = run_here("models", "push", folder, "--json")
+    assert json.loads(answer.out)["queue"] == "gpu"

@@ -41,10 +41,12 @@ def test_only_what_waiting_can_cure_is_retryable() -> None:
     assert retryable == {
         "LaneFull",
         "ModelUnavailable",
+        "NotReady",
         "ReceiverFull",
         "ResultTimeout",
         "StoreFull",
         "StoreUnavailable",
+        "TrafficContended",
     }
 
 

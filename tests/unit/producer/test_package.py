@@ -36,6 +36,7 @@ def test_every_error_that_a_producer_can_meet_is_exported() -> None:
         "ModelUnavailable",
         "NotReady",
         "NothingToRollBack",
+        "PlanInvalid",
         "PolicyInvalid",
         "RouteInvalid",
         "TrafficContended",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from umbel._prepare import Options, options, prepare, prepare_many
+from umbel._prepare import Options, check_routing_key, options, prepare, prepare_many
 from umbel._way import Target, Turns, Way
 from umbel_batching import wire
 from umbel_batching.lanes import Lane, keyed_uid
@@ -17,6 +17,7 @@ from umbel_batching.record import MAX_META, Priority
 from umbel_batching.values import NewJob
 from umbel_config.errors import InvalidInput, PayloadTooLarge
 from umbel_registry import Route, Signature, TensorSpec
+from umbel_registry.route import position_of
 
 REPLY = "0123456789abcdef"
 ROW = np.arange(4, dtype=np.float32)
@@ -189,3 +190,68 @@ def test_one_key_at_two_inputs_of_a_call_is_refused() -> None:
     with pytest.raises(InvalidInput, match="Rows 0 and 2") as caught:
         many([ROW, ROW, ROW + 1], make(), ["secret", "b", "secret"])
     assert "secret" not in str(caught.value)
+
+
+HALVES = Route.of({"1": 50, "2": 50})
+
+
+def halves() -> Way:
+    first = target()
+    lane = Lane(model="digits", version="2", policy=first.lane.policy)
+    return Way(HALVES, {"1": first, "2": Target(lane, first.signature)}, Turns())
+
+
+def test_rows_go_to_the_lanes_of_their_routing_keys() -> None:
+    rows = np.arange(400, dtype=np.float32).reshape(100, 4)
+    keys = [f"customer {number}" for number in range(100)]
+    groups = prepare_many(halves(), rows, make(), None, keys)
+    assert {group.target.lane.version for group in groups} == {"1", "2"}
+    assert sorted(row for group in groups for row in group.rows) == list(range(100))
+    head = len(make().tail)
+    for group in groups:
+        for row, job in zip(group.rows, group.new, strict=True):
+            owner = HALVES.at(position_of("digits", keys[row]))
+            assert owner == group.target.lane.version
+            np.testing.assert_array_equal(wire.decode(job.tail[head:]), rows[row])
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "\x00", "\ud800", 7, b"key", ["key"]])
+def test_routing_key_that_is_no_printable_text_is_refused_and_not_repeated(key: Any) -> None:
+    with pytest.raises(InvalidInput, match="The routing key must be printable") as caught:
+        check_routing_key(key)
+    assert not key or str(key) not in str(caught.value)
+    one = Way(Route.of({"1": 1.0}), {"1": target()}, Turns())
+    for way in (halves(), one):  # also where no route looks at it
+        with pytest.raises(InvalidInput, match="The routing key of row 1"):
+            prepare_many(way, [ROW, ROW], make(), None, [None, key])
+    check_routing_key(None)
+    check_routing_key("x" * 255)
+
+
+@pytest.mark.parametrize("keys", [[], ["a"], ["a", "b", "c"], "ab", iter(["a", "b"]), {"a": 1}])
+def test_routing_keys_must_be_as_many_as_the_rows(keys: Any) -> None:
+    with pytest.raises(InvalidInput, match="routing_keys must be a list with one key for each"):
+        prepare_many(halves(), [ROW, ROW], make(), None, keys)
+
+
+def test_one_idempotency_key_at_two_inputs_is_refused_across_lanes() -> None:
+    apart = [
+        next(k for k in map(str, range(99)) if HALVES.at(position_of("digits", k)) == v)
+        for v in ("2", "1")
+    ]
+    groups = prepare_many(halves(), [ROW, ROW], make(), ["a", "a"], apart)
+    assert [[*group.rows] for group in groups] == [[0], [1]]
+    first, second = (group.new[0] for group in groups)
+    assert (first.uid, first.fingerprint) == (second.uid, second.fingerprint)
+    with pytest.raises(InvalidInput, match="Rows 0 and 1"):
+        prepare_many(halves(), [ROW, ROW + 1], make(), ["a", "a"], apart)
+
+
+def test_row_that_is_too_large_for_one_of_the_lanes_queues_nothing() -> None:
+    small = Target(
+        Lane(model="digits", version="2", policy=BatchPolicy(max_queue_bytes=100)),
+        target().signature,
+    )
+    way = Way(HALVES, {"1": target(), "2": small}, Turns())
+    with pytest.raises(PayloadTooLarge, match="digits@2"):
+        prepare_many(way, [ROW] * 10, make())

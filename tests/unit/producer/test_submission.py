@@ -23,6 +23,7 @@ LANE = Lane(model="digits", version="1")
 SPEC = {"x": TensorSpec(dtype="float32")}
 TARGET = Target(LANE, Signature(inputs=SPEC, outputs=SPEC))
 OTHER = Lane(model="digits", version="2").slot
+SECOND = Target(Lane(model="digits", version="2"), Signature(inputs=SPEC, outputs=SPEC))
 
 
 class FakeSession:
@@ -30,6 +31,7 @@ class FakeSession:
 
     Attributes:
         room: jobs that it still takes.
+        rooms: the same by version, where lanes differ.
         errors: raised by the next submits, in turn; ``None`` lets one pass.
         answers: what the next submits answer, if not what is usual.
     """
@@ -38,6 +40,7 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.room = 10_000
+        self.rooms: dict[str, int] = {}
         self.errors: list[Exception | None] = []
         self.answers: list[Accepted] = []
         self.taken: list[str] = []
@@ -50,9 +53,13 @@ class FakeSession:
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
             raise error
-        if len(jobs) > self.room:
-            raise LaneFull("full", retry_after=1)
-        self.room -= len(jobs)
+        version = target.lane.version
+        if len(jobs) > self.rooms.get(version, self.room):
+            raise LaneFull(f"{version} is full", retry_after=1)
+        if version in self.rooms:
+            self.rooms[version] -= len(jobs)
+        else:
+            self.room -= len(jobs)
         self.taken += [job.uid for job in jobs]
         return self.answers.pop(0) if self.answers else Accepted(len(self.taken))
 
@@ -183,3 +190,104 @@ def test_conflict_of_a_like_does_not_deafen_the_job_that_was_accepted() -> None:
     refused.refused()
     (job,) = sharing.accepted(Accepted(1))
     assert inbox.expected() == [job.id]
+
+
+def split(session: Any, rows: int) -> tuple[Submission, list[NewJob]]:
+    """A call whose every third row goes to another lane; and its jobs in the order of the rows."""
+    new = plain(rows)
+    places = [[row for row in range(rows) if (row % 3 == 2) is other] for other in (False, True)]
+    groups = [
+        Group(target, [new[row] for row in its], its)
+        for target, its in zip((TARGET, SECOND), places, strict=True)
+    ]
+    return Submission(session, groups), new
+
+
+def uids(jobs: Sequence[Job]) -> list[str]:
+    return [job.id[9:] for job in jobs]
+
+
+def test_jobs_of_two_lanes_come_back_in_the_order_of_their_rows() -> None:
+    session = FakeSession()
+    on_its_way, new = split(session, 3 * BUNDLE)
+    jobs = on_its_way.go()
+    assert uids(jobs) == [job.uid for job in new]
+    slots = [job.id[:8] for job in jobs]
+    assert slots == [OTHER if row % 3 == 2 else LANE.slot for row in range(len(new))]
+    assert uids(on_its_way.ready()) == [job.uid for job in new]
+    assert len(session.inbox().expected()) == len(new)
+
+
+def test_full_lane_keeps_nothing_out_of_the_other() -> None:
+    session = FakeSession()
+    session.rooms = {"1": 5}
+    on_its_way, new = split(session, 30)
+    with pytest.raises(LaneFull, match="1 is full") as caught:
+        on_its_way.go()
+    got_in = [row for row in range(30) if row % 3 == 2 or row < 7]
+    assert caught.value.accepted == len(got_in) == 15
+    assert list(caught.value.rows) == got_in
+    assert uids(caught.value.jobs) == [new[row].uid for row in got_in]
+    assert on_its_way.left == 15
+    assert uids(on_its_way.ready()) == [job.uid for job in new[:7]]
+    session.rooms = {}
+    assert len(on_its_way.go()) == 15
+    assert uids(on_its_way.ready()) == [job.uid for job in new[7:]]
+    assert sorted(session.taken) == sorted(job.uid for job in new), "none twice, none lost"
+
+
+def test_both_lanes_full_tells_of_the_first_and_of_all_that_got_in() -> None:
+    session = FakeSession()
+    session.rooms = {"1": 3, "2": 2}
+    on_its_way, _ = split(session, 30)
+    with pytest.raises(LaneFull, match="1 is full") as caught:
+        on_its_way.go()
+    assert caught.value.rows == (0, 1, 2, 3, 5)
+
+
+def test_store_that_is_lost_in_the_second_lane_tells_of_the_first() -> None:
+    session = FakeSession()
+    on_its_way, new = split(session, 30)
+    session.errors = [None, StoreUnavailable("gone")]
+    with pytest.raises(StoreUnavailable) as caught:
+        on_its_way.go()
+    first = [row for row in range(30) if row % 3 != 2]
+    assert list(caught.value.rows) == first
+    assert uids(caught.value.jobs) == [new[row].uid for row in first]
+    assert sorted(session.inbox().expected()) == sorted(job.id for job in caught.value.jobs)
+    assert uids(on_its_way.go()) == [new[row].uid for row in range(2, 30, 3)]
+    assert sorted(session.taken) == sorted(job.uid for job in new)
+
+
+def test_store_that_is_lost_while_another_lane_is_full_is_what_is_told() -> None:
+    session = FakeSession()
+    session.rooms = {"1": 2}
+    on_its_way, _ = split(session, 6)
+    session.errors = [None, None, None, StoreFull("no memory")]
+    with pytest.raises(StoreFull) as caught:
+        on_its_way.go()
+    assert caught.value.rows == (0, 1)
+
+
+def test_conflict_in_the_second_lane_tells_what_the_first_took() -> None:
+    session, new = FakeSession(), [*plain(2), keyed("a")]
+    known = {0: Known(LANE.slot, new[2].uid, same=False)}
+    session.answers = [Accepted(2), Accepted(1, known)]
+    groups = [Group(TARGET, new[:2], [0, 2]), Group(SECOND, new[2:], [1])]
+    with pytest.raises(IdempotencyConflict) as caught:
+        Submission(session, groups).go()  # type: ignore[arg-type]
+    assert caught.value.job_id == f"{LANE.slot}-{new[2].uid}"
+    assert (caught.value.accepted, caught.value.rows) == (2, (0, 2))
+    assert uids(caught.value.jobs) == [job.uid for job in new[:2]]
+    assert sorted(session.inbox().expected()) == sorted(job.id for job in caught.value.jobs)
+
+
+def test_one_key_at_two_rows_of_two_lanes_is_one_job() -> None:
+    session, key = FakeSession(), keyed("a")
+    session.answers = [Accepted(1), Accepted(1, {0: Known(LANE.slot, key.uid, same=True)})]
+    groups = [Group(TARGET, [key], [1]), Group(SECOND, [key], [0])]
+    first, second = Submission(session, groups).go()  # type: ignore[arg-type]
+    assert first is second
+    assert first.id == f"{LANE.slot}-{key.uid}"
+    assert first.inbox is session.inbox()
+    assert session.inbox().expected() == [first.id]

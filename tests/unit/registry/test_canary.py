@@ -32,9 +32,11 @@ from umbel_registry.canary import CanaryDriver
 from umbel_registry.canary_evidence import CanaryEyes
 from umbel_registry.figures import FiguresStore, Tallies
 from umbel_registry.fleet import Fleet, Held, Report
+from umbel_registry.route import Route
 from umbel_registry.traffic import Canary
 
 PLAN: dict[str, Any] = {"steps": (1, 25, 100), "every_s": 60, "max_error_rate": 0.01}
+NO_STEPS: list[tuple[float, ...]] = [(), (5, 5), (0, 5), (5, 101), (float("nan"),)]
 SLOTS = 4
 
 
@@ -65,9 +67,14 @@ class Rig:
         return found
 
     @property
+    def route(self) -> Route:
+        found = self.control.read("digits").route
+        assert found is not None
+        return found
+
+    @property
     def weights(self) -> dict[str, float]:
-        route = self.control.read("digits").route
-        assert route is not None
+        route = self.route
         return {name: round(100 * route.share(name), 6) for name in sorted(route.weights)}
 
     def loaded(self, state: Any = "ready", since_ms: int = 2**52, error: str = "") -> None:
@@ -122,7 +129,7 @@ def test_nothing_moves_before_workers_have_loaded_it(rig: Rig) -> None:
 
 
 def test_a_good_version_ends_with_all_jobs(rig: Rig) -> None:
-    before = rig.control.read("digits").traffic
+    before = rig.route
     rig.begin()
     rig.loaded()
     assert [rig.driver.turn(), rig.driver.turn()] == [1, 0]
@@ -144,15 +151,11 @@ def test_a_good_version_ends_with_all_jobs(rig: Rig) -> None:
     assert last.why == "at 100 %: 0 of 100 jobs failed, p95 10.2 ms"
     assert last.changes["canary"][1] == f"3 promoted: {last.why}"
     rig.control.roll_back("digits")
-    route = rig.control.read("digits").route
-    assert route is not None
-    assert before.route is not None
-    assert route.table == before.route.table  # not the one of a step
+    assert rig.route.table == before.table  # not the one of a step
 
 
 def test_a_bad_version_is_rolled_back_key_by_key(rig: Rig) -> None:
-    standing = rig.control.read("digits")
-    before = standing.route
+    before, earlier = rig.route, rig.control.read("digits").traffic.earlier
     rig.begin()
     rig.loaded()
     rig.driver.turn()
@@ -161,12 +164,9 @@ def test_a_bad_version_is_rolled_back_key_by_key(rig: Rig) -> None:
     rig.driver.turn()
     rig.measured(jobs=50, failed=5)
     assert rig.driver.turn() == 1
-    after = rig.control.read("digits")
-    assert before is not None
-    assert after.route is not None
-    assert (after.route.table, after.route.weights) == (before.table, before.weights)
-    assert after.traffic.earlier == standing.traffic.earlier
-    assert "3" not in after.traffic.wanted
+    assert (rig.route.table, rig.route.weights) == (before.table, before.weights)
+    after = rig.control.read("digits").traffic
+    assert (after.earlier, after.wanted) == (earlier, {})
     assert rig.canary.state == "rolled_back"
     assert rig.canary.reason.startswith("at 25 %: 5 of 50 jobs failed, 10 %")
     assert rig.driver.turn() == 0
@@ -252,11 +252,7 @@ def test_a_silence_in_which_nobody_looked_does_not_count(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"steps": ()}, "steps are percents that rise"),
-        ({"steps": (5, 5)}, "steps are percents that rise"),
-        ({"steps": (0, 5)}, "steps are percents that rise"),
-        ({"steps": (5, 101)}, "steps are percents that rise"),
-        ({"steps": (float("nan"),)}, "steps are percents that rise"),
+        *(({"steps": steps}, "are percents that rise") for steps in NO_STEPS),
         ({"every_s": 0}, "each step takes a time above 0"),
         ({"every_s": float("inf")}, "each step takes a time above 0"),
         ({"warm_s": -1}, "workers need a time above 0"),
@@ -325,13 +321,9 @@ def test_shadows_stay_and_come_back(rig: Rig) -> None:
     rig.begin()
     rig.loaded()
     rig.driver.turn()
-    route = rig.control.read("digits").route
-    assert route is not None
-    assert route.shadows == {"2": 0.25}
+    assert rig.route.shadows == {"2": 0.25}
     canary.stop(rig.control, "digits")
-    route = rig.control.read("digits").route
-    assert route is not None
-    assert (route.weights, route.shadows) == ({"1": 1.0}, {"3": 0.5, "2": 0.25})
+    assert (rig.route.weights, rig.route.shadows) == ({"1": 1.0}, {"3": 0.5, "2": 0.25})
 
 
 def test_a_canary_is_stopped_by_hand(rig: Rig) -> None:
@@ -397,6 +389,40 @@ def test_who_decided_about_a_step_that_is_over_changes_nothing(
     assert rig.canary.step == 0
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_who_decided_about_a_canary_that_was_stopped_changes_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    rig.begin()
+    rig.loaded()
+    look = rig.driver._eyes.look
+
+    def overtaken(*args: Any) -> Any:
+        seen = look(*args)
+        canary.stop(rig.control, "digits")
+        if anew:
+            rig.begin(max_error_rate=0.5)
+            rig.passed(1)  # no two begin in the same millisecond
+        return seen
+
+    monkeypatch.setattr(rig.driver._eyes, "look", overtaken)
+    assert rig.driver.turn() == 0
+    assert rig.canary.state == ("warming" if anew else "stopped")
+    assert rig.weights == {"1": 60, "2": 40}
+
+
+def test_what_befell_jobs_before_a_step_is_not_held_against_it(rig: Rig) -> None:
+    lane = lane_keys("test", Lane(model="digits", version="3").slot).lane
+    rig.redis.hset(lane, mapping={"succeeded": 100, "failed": 50, "leases_lost": 3})
+    rig.begin()
+    rig.loaded()
+    rig.driver.turn()
+    assert rig.driver.turn() == 0
+    rig.redis.hincrby(lane, "failed", 20)
+    assert rig.driver.turn() == 1
+    assert rig.canary.reason.startswith("at 1 %: 20 of 20 jobs failed")
+
+
 def test_a_contended_canary_is_left_to_the_others(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,8 +462,13 @@ def test_jobs_that_wait_and_jobs_that_run_are_seen(rig: Rig) -> None:
 
     assert look() == (3, 0, True)
     claim = calls.claim(slot, batch=new_uid(), token=new_uid(), worker="a:1", lease_ms=60_000)
-    assert len(runner.run(claim).uids) == 3
-    assert look() == (0, 1, False)  # the arrival of a batch is in its records
+    claimed = runner.run(claim)
+    assert len(claimed.uids) == 3
+    assert look() == (0, 1, False)
+    batch = f"{lane_keys('test', slot).batch}{claimed.batch}"
+    rig.redis.hset(batch, "oldest", claimed.started_ms - 95_000)
+    assert look() == (0, 1, True)
+    rig.redis.hset(batch, "oldest", claimed.started_ms)
     rig.submitted(1, ago_s=100)
     assert look() == (1, 1, True)
 

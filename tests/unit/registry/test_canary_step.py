@@ -163,6 +163,7 @@ def test_no_version_is_blamed_for_what_befalls_the_others_too() -> None:
     assert at(60, own, others=figures(3000, 90)) == ("wait", waits)
     assert at(60, figures(300, 7), others=figures(3000, 45))[0] == "wait"  # 2.3 % may be 1.5 %
     assert at(60, own, others=figures(3000, 30))[0] == "roll_back"  # 1 % is allowed
+    assert at(60, own, others=figures(200, 2))[0] == "roll_back"  # maybe less than that
     assert at(60, figures(300, 60), others=figures(3000, 90))[0] == "roll_back"  # far worse
     assert at(600, own, others=figures(3000, 90))[0] == "roll_back"
 
@@ -190,6 +191,7 @@ def test_a_few_slow_batches_tell_nothing_of_a_version() -> None:
     assert at(1, figures(20, ms=80))[0] == "roll_back"
     assert at(1, figures(256, ms=80, size=64))[0] == "wait"
     assert at(1, figures(320, ms=80, size=64))[0] == "roll_back"
+    assert at(1, figures(640, slow=64, size=64))[0] == "wait"  # one batch of ten
 
 
 def test_a_slow_hour_of_all_versions_is_waited_for() -> None:

@@ -291,7 +291,7 @@ def test_what_waits_goes_to_another_version_with_the_same_inputs() -> None:
         with pytest.raises(error):
             edits.with_retired(now, "2", queued="reroute", by="me", to=word)
     alone = replace(now, manifests={"3": MANIFESTS["3"]}, traffic=Traffic())
-    with pytest.raises(RouteInvalid, match="No other version"):
+    with pytest.raises(RouteInvalid, match="needs another version"):
         edits.with_retired(alone, "3", queued="reroute", by="me")
 
 

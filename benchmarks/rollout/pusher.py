@@ -1,0 +1,40 @@
+"""A process that pushes a model folder when it is told to, with torch loaded beforehand.
+
+Usage: python -m rollout.pusher FOLDER
+
+In life a push comes from another machine. Here it has to share this one, so it is as modest as the
+kernel allows: the lowest priority, one thread. It begins when its standard input is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from umbel_config.connect import connect
+from umbel_config.settings import load_settings
+from umbel_registry import ArtifactStore, Catalog, push
+
+READY, PUSHED = "ready", "pushed"
+_LOWEST = 19
+
+
+def main(folder: str) -> None:
+    """Pushes the folder once standard input is closed."""
+    os.nice(_LOWEST)
+    torch.set_num_threads(1)
+    settings = load_settings()
+    with connect(settings) as client:
+        catalog = Catalog(client, settings.namespace)
+        store = ArtifactStore(settings.artifacts)
+        print(READY, flush=True)
+        sys.stdin.read()
+        push(Path(folder), catalog=catalog, store=store)
+        print(PUSHED, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
