@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UmbelError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except ImportError as error:
+        sys.stderr.write(f"{error}. Install what is missing with: pip install 'umbel[all,text]'\n")
+        return 1
     _say(f"Next:  umbel models push {folder} --allowed-modules umbel_examples")
     _say("Workers need UMBEL_ALLOWED_MODULES=umbel_examples too.")
     return 0

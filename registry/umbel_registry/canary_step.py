@@ -13,9 +13,11 @@ from umbel_registry.traffic import Canary
 
 Action = Literal["wait", "step", "promote", "hold", "roll_back"]
 
-#: Jobs below which nothing measured decides, unless all of them failed; two of them must have.
+#: Jobs below which nothing measured decides, unless all of them failed.
 LEAST_JOBS: Final = 20
-LEAST_FAILED: Final = 2
+#: Failures, each for itself, below which none of them decides: two. What one batch has in common is
+#: one; how many there were is an estimate, so it need not be quite two.
+LEAST_FAILURES: Final = 1.5
 #: Jobs that suffice where every one failed.
 LEAST_ALL_FAILED: Final = 5
 #: Batches below which no latency decides: all jobs of one end together.
@@ -125,7 +127,8 @@ class Count:
     @property
     def enough(self) -> bool:
         """Whether that may decide against a version."""
-        some = self.jobs >= LEAST_JOBS and self.failed >= LEAST_FAILED
+        failures = self.rate * self.independent
+        some = self.jobs >= LEAST_JOBS and failures >= LEAST_FAILURES
         return some or self.failed == self.jobs >= LEAST_ALL_FAILED
 
 

@@ -18,6 +18,8 @@ key                                type    content                              
 ``<ns>:registry:process:<name>``   string  JSON of what the process ``host:pid`` of a worker   10 s
                                            has loaded
 ``<ns>:registry:processes``        zset    those names → ms since 1970 at which they are stale 60 s
+``<ns>:registry:loads:<host>``     hash    ``model@version host:pid ms``, one for each load that  1 d
+                                           began and of which no end was told
 ``<ns>:registry:figures:<name>…``  hash    with ``:<route number>:<version>`` behind it: what  30 d
                                            workers measured of a version, see ``figures.py``
 =================================  ======  ==================================================  =====
@@ -101,6 +103,16 @@ def processes_key(namespace: str) -> str:
         namespace: the ``namespace`` setting.
     """
     return f"{namespace}:registry:processes"
+
+
+def loads_key(namespace: str, host: str) -> str:
+    """Hash of the loads that processes of one host have begun.
+
+    Args:
+        namespace: the ``namespace`` setting.
+        host: its name.
+    """
+    return f"{namespace}:registry:loads:{host}"
 
 
 def figures_key(namespace: str, name: str, number: int, version: str) -> str:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -112,18 +113,13 @@ def make_process(settings: Settings, stop: Flag) -> Process:
     )
     name, leases = process_name(os.getpid()), LeaseKeeper(runner, calls, settings.lease_ms)
     mirror = Mirror(runner, copies, board)
-    prefork = settings.pool == "prefork"
-    steward = Steward(
-        client,
-        settings,
-        worker=process_name(os.getppid()) if prefork else name,
-        process=name,
-        slots=1 if prefork else settings.concurrency,
-        models=models,
-        board=board,
-        tallies=tallies,
-        changed=changed,
-    )
+    beside: dict[str, Any] = {
+        "models": models,
+        "board": board,
+        "tallies": tallies,
+        "changed": changed,
+    }
+    steward = Steward(client, settings, process=name, **_place(settings), **beside)
     made = Drainer(
         runner=runner,
         calls=calls,
@@ -139,6 +135,13 @@ def make_process(settings: Settings, stop: Flag) -> Process:
         stopping=stop,
     )
     return Process(made, steward, mirror, leases)
+
+
+def _place(settings: Settings) -> dict[str, Any]:
+    """The worker that this process belongs to, and its part of what that runs side by side."""
+    if settings.pool == "prefork":
+        return {"worker": process_name(os.getppid()), "slots": 1}
+    return {"worker": process_name(os.getpid()), "slots": settings.concurrency}
 
 
 def process_name(pid: int) -> str:

@@ -12,7 +12,8 @@ from umbel_cli.options import PUSH, Json, command
 from umbel_cli.render import manifest_table, output, print_json
 from umbel_cli.store import opened
 from umbel_config.settings import Settings
-from umbel_registry import Catalog, read_model_file
+from umbel_registry import Catalog, Manifest, TrafficControl, read_model_file
+from umbel_registry.edits import Standing
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,13 +58,28 @@ def push(
             accept_batch_variance=accept_batch_variance,
         )
         served = present(client, settings.namespace, [manifest.queue])[manifest.queue]
+        standing = TrafficControl(client, settings.namespace).read(manifest.name)
     if as_json:
         print_json(manifest.model_dump(mode="json"))
-        return
-    out = output()
-    out.print(f"[green]registered[/green] [bold]{manifest.name} {manifest.version}[/bold]")
+    else:
+        _tell(manifest, standing, served=bool(served))
+
+
+def _tell(manifest: Manifest, standing: Standing, *, served: bool) -> None:
+    """Says what was registered, whether jobs go to it now, and what to do next."""
+    out, name = output(), manifest.name
+    out.print(f"[green]registered[/green] [bold]{name} {manifest.version}[/bold]")
     out.print(manifest_table(manifest))
-    out.print(f"\nTry it:  umbel submit {manifest.name} --example", soft_wrap=True)
+    route = standing.route
+    if route is not None and manifest.version not in route.weights:
+        answers = ", ".join(route.versions)
+        out.print(
+            f"\nJobs of {name} go to {answers}, as before. To give them to it: "
+            f"umbel models promote {name} {manifest.version}",
+            soft_wrap=True,
+        )
+    else:
+        out.print(f"\nTry it:  umbel submit {name} --example", soft_wrap=True)
     if not served:
         out.print(
             f"[yellow]No worker serves queue {manifest.queue} yet.[/yellow] Start one: umbel up, "

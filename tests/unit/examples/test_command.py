@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,17 @@ def test_what_goes_wrong_is_said_in_one_line(
     assert caught.out == ""
     assert len(caught.err.splitlines()) == 1
     assert str(tmp_path / "file") in caught.err
+
+
+def test_a_package_that_is_missing_is_named_with_the_extras(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "umbel_examples.digits_folder")
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert main(["digits-cnn", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "sklearn" in said
+    assert "pip install 'umbel[all,text]'" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["minilm"], ["no-such-model", "folder"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
 import threading
 import warnings
 from collections import Counter
@@ -138,6 +139,8 @@ def first_turn_of_a_child(turns: Turns) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads may live
         pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)  # one that waits for a lock for ever must not outlive the test
         try:
             os.write(writing, str(turns.take(1)).encode())
         finally:
@@ -145,7 +148,7 @@ def first_turn_of_a_child(turns: Turns) -> int:
     os.close(writing)
     with os.fdopen(reading) as pipe:
         told = pipe.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child took no turn"
     return int(told)
 
 

@@ -143,6 +143,8 @@ def test_jobs_that_fail_together_are_one_event() -> None:
     """One batch of 40 among 1000 jobs: 4 %, which 40 failures for themselves would make sure."""
     assert at(1, figures(1000, 40))[0] == "roll_back"
     assert at(1, figures(1000, 40, size=40))[0] == "wait"
+    assert at(1, figures(200, 16, size=16))[0] == "wait"
+    assert at(1, figures(200, 32, size=16))[0] == "roll_back"
 
 
 def test_what_is_neither_good_nor_surely_bad_is_waited_for_ten_times_as_long() -> None:
