@@ -35,6 +35,11 @@ class _Load:
     process: str
     at_ms: int
 
+    @classmethod
+    def of(cls, field: str) -> _Load:
+        name, process, at_ms = field.rsplit(" ", 2)
+        return cls(field, name, process, int(at_ms))
+
 
 class Loads:
     """The loads of one process of a worker, as far as nobody waits for them.
@@ -67,7 +72,7 @@ class Loads:
             StoreUnavailable: Redis cannot be reached.
         """
         with self._translated:
-            seconds, micros = cast("tuple[int, int]", self._redis.time())
+            seconds, micros = self._redis.time()
             now_ms = seconds * 1000 + micros // 1000
             died = [load.at_ms for load in self._dead(now_ms) if load.name == name]
             deaths = _clusters(died)
@@ -85,36 +90,39 @@ class Loads:
         Args:
             name: ``model@version``.
             loaded: whether it is loaded now; then nobody has reason to fear it any more.
+
+        Raises:
+            StoreUnavailable: Redis cannot be reached.
         """
-        field = self._own.pop(name, None)
+        field = self._own.get(name)
         with self._translated:
             gone = [load.field for load in self._all() if loaded and load.name == name]
             gone += [field] if field else []
             if gone:
                 self._redis.hdel(self._key, *gone)
+        self._own.pop(name, None)  # not before: what could not be taken back is so by ``leave``
 
     def leave(self) -> None:
-        """Takes back what this process has noted: it ends, but not because of that."""
+        """Takes back what this process has noted: it ends, but not because of that.
+
+        Raises:
+            StoreUnavailable: Redis cannot be reached.
+        """
         fields, self._own = list(self._own.values()), {}
         if fields:
             with self._translated:
                 self._redis.hdel(self._key, *fields)
 
     def _all(self) -> list[_Load]:
-        names = cast("list[bytes]", self._redis.hkeys(self._key))
-        return [
-            _Load(field, *parts[:2], int(parts[2]))
-            for field in map(text, names)
-            if len(parts := field.rsplit(" ", 2)) == 3 and parts[2].isdecimal()  # noqa: PLR2004
-        ]
+        fields = [text(field) for field in cast("list[bytes]", self._redis.hkeys(self._key))]
+        return [_Load.of(field) for field in fields]
 
     def _dead(self, now_ms: int) -> list[_Load]:
         """Those whose process has gone; what is too old to matter is removed."""
+        own = [*self._own.values()]
         alive = {report.process for report in self._fleet.reports()} - {self._process}
         dead = [
-            load
-            for load in self._all()
-            if load.process not in alive and load.field not in self._own.values()
+            load for load in self._all() if load.process not in alive and load.field not in own
         ]
         old = [load.field for load in dead if load.at_ms < now_ms - _KEPT_S * 1000]
         if old:

@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from umbel_batching.lanes import split_name
 from umbel_config.errors import ModelNotFound, ModelUnavailable, StoreUnavailable, VersionNotFound
 from umbel_config.settings import Settings
 from umbel_registry import ArtifactStore, Catalog, LoadedModel, Manifest
+from umbel_registry.loads import Loads
 from umbel_worker.footprint import Scale, give_back, held_bytes, trim, watch
 from umbel_worker.holdings import Holding, Holdings, Place
 from umbel_worker.warmup import load_warm, pick_device
@@ -41,6 +42,7 @@ class ModelCache:
         settings: device, allowed modules, bounds of memory, and the state folder for copies.
         on_change: called when a holding appears, changes its state or goes. It may ask for
             ``holdings``, but load or unload nothing.
+        loads: where a load that nobody waits for is noted, lest one that kills be repeated.
         clock: seconds that only ever grow.
     """
 
@@ -51,10 +53,11 @@ class ModelCache:
         settings: Settings,
         *,
         on_change: Callable[[], None] | None = None,
+        loads: Loads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog, self._store, self._settings = catalog, store, settings
-        self._on_change, self._clock = on_change, clock
+        self._on_change, self._loads, self._clock = on_change, loads, clock
         self._held = Holdings(settings.max_loaded_mb, settings.pinned_models, clock)
         self._scale, self._device = Scale(), pick_device(settings.device)
         #: Guards the holdings; notified when a model is there, gone, or free again.
@@ -173,7 +176,10 @@ class ModelCache:
         self._tell()
         flight, loaded = place.flight, False
         try:
-            loaded = self._fill(place, self._manifest(place.name), ahead=ahead)
+            manifest = self._manifest(place.name)
+            place.digest = manifest.digest
+            fill = self._fill_ahead if ahead else self._fill
+            loaded = fill(place, manifest)
         except BaseException as error:
             self._fail(place, error)
             if flight is not None:
@@ -181,6 +187,19 @@ class ModelCache:
             raise
         if flight is not None:
             flight.set_result(None)
+        return loaded
+
+    def _fill_ahead(self, place: Place, manifest: Manifest) -> bool:
+        """Loads what nobody waits for; leaves a note if this process dies of it."""
+        if self._loads is None:
+            return self._fill(place, manifest, ahead=True)
+        self._loads.begin(place.name)
+        loaded = False
+        try:
+            loaded = self._fill(place, manifest, ahead=True)
+        finally:
+            with suppress(StoreUnavailable):  # it goes when this process leaves
+                self._loads.end(place.name, loaded=loaded)
         return loaded
 
     def _fail(self, place: Place, error: BaseException) -> None:
@@ -195,7 +214,7 @@ class ModelCache:
             self._changed.notify_all()
         self._tell()
 
-    def _fill(self, place: Place, manifest: Manifest, *, ahead: bool) -> bool:
+    def _fill(self, place: Place, manifest: Manifest, *, ahead: bool = False) -> bool:
         """Makes room and loads; returns whether the model is there afterwards."""
         with self._loading:
             if not self._make_room(place, manifest, ahead=ahead):
@@ -237,7 +256,7 @@ class ModelCache:
         """Reserves memory for a model, and unloads others until there is enough."""
         fresh = self._clock() - FRESH_S
         with self._changed:
-            place.digest, place.mb = manifest.digest, self._scale.estimate(manifest)
+            place.mb = self._scale.estimate(manifest)
             fits = not ahead or self._held.may_fit(place, fresh)
             gone = self._held.take_out(place, fresh) if ahead and fits else []
             if not fits:

@@ -18,6 +18,7 @@ from umbel_config.embedded import find_store
 from umbel_config.settings import Settings, load_settings
 from umbel_registry import ArtifactStore, Catalog
 from umbel_registry.figures import Tallies
+from umbel_registry.loads import Loads
 from umbel_worker.board import Board
 from umbel_worker.drain import Drainer
 from umbel_worker.leases import LeaseKeeper
@@ -105,16 +106,19 @@ def make_process(settings: Settings, stop: Flag) -> Process:
     runner, calls = Runner(client), Calls.of(settings)
     copies = Calls(settings.namespace, replace(Retention.of(settings), **_COPIES))
     board, tallies, changed = Board(client, settings.namespace), Tallies(), threading.Event()
+    name, leases = process_name(os.getpid()), LeaseKeeper(runner, calls, settings.lease_ms)
+    loads = Loads(client, settings.namespace, name)
     models = ModelCache(
         Catalog(client, settings.namespace),
         ArtifactStore(settings.artifacts),
         settings,
         on_change=changed.set,
+        loads=loads,
     )
-    name, leases = process_name(os.getpid()), LeaseKeeper(runner, calls, settings.lease_ms)
     mirror = Mirror(runner, copies, board)
     beside: dict[str, Any] = {
         "models": models,
+        "loads": loads,
         "board": board,
         "tallies": tallies,
         "changed": changed,

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import redis
 from redis.exceptions import RedisError
@@ -17,6 +18,7 @@ from umbel_registry import TrafficControl
 from umbel_registry.edits import Standing
 from umbel_registry.figures import FiguresStore, Tallies
 from umbel_registry.fleet import Fleet, Held, LoadFailure, Report
+from umbel_registry.loads import Loads
 from umbel_worker.board import Board
 from umbel_worker.holdings import Holding
 from umbel_worker.models import ModelCache
@@ -41,6 +43,7 @@ class Steward:
         process: ``host:pid`` of this process.
         slots: batches that this process runs side by side.
         models: what it has loaded.
+        loads: its notes of loads that nobody waits for.
         board: what it knows of routes.
         tallies: the figures that its drains gather.
         changed: set when something is loaded, fails or goes.
@@ -55,6 +58,7 @@ class Steward:
         process: str,
         slots: int,
         models: ModelCache,
+        loads: Loads,
         board: Board,
         tallies: Tallies,
         changed: threading.Event,
@@ -62,7 +66,7 @@ class Steward:
         self._client, self._settings = client, settings
         self._worker, self._process, self._slots = worker, process, slots
         self._models, self._board, self._tallies = models, board, tallies
-        self._changed = changed
+        self._loads, self._changed = loads, changed
         self._fleet = Fleet(client, settings.namespace)
         self._figures = FiguresStore(client, settings.namespace)
         self._control = TrafficControl(client, settings.namespace, who="worker")
@@ -84,7 +88,8 @@ class Steward:
         self._loader.stop()
         if self._thread.is_alive():
             self._thread.join()
-        for last in (self._write_figures, lambda: self._fleet.leave(self._process)):
+        leave = partial(self._fleet.leave, self._process)
+        for last in (self._write_figures, self._loads.leave, leave):
             self._try(last)
 
     def beat(self) -> None:

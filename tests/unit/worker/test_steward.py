@@ -16,6 +16,7 @@ from umbel_registry import Catalog, Manifest, TrafficControl
 from umbel_registry.figures import FiguresStore, Tallies
 from umbel_registry.fleet import Fleet, readiness_of
 from umbel_registry.life import VersionState, lives
+from umbel_registry.loads import Loads
 from umbel_registry.manifest import ModelFile, build_manifest
 from umbel_worker import steward as module
 from umbel_worker.board import Board
@@ -70,6 +71,7 @@ class Site:
             process="host:1",
             slots=2,
             models=self.models,  # type: ignore[arg-type]
+            loads=Loads(store, "t", "host:1"),
             board=self.board,
             tallies=self.tallies,
             changed=threading.Event(),
