@@ -1,6 +1,6 @@
 """Sentence embeddings on real English: one by one, in batches, sorted by length, through umbel.
 
-Usage: python benchmarks/minilm.py [--texts 5000] [--rounds 5] [--some 192]
+Usage: python benchmarks/minilm.py [--texts 5000] [--rounds 10] [--some 128]
 
 The texts are sentences from the documentation of installed packages. Each round embeds its share of
 them in every way, so that ratios mean something on a busy machine; the two slow ways get only the
@@ -241,8 +241,8 @@ def arguments() -> Any:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description="Sentence embeddings on real English.")
     parser.add_argument("--texts", type=int, default=5000, help="sentences, over all rounds")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, interleaved")
-    parser.add_argument("--some", type=int, default=192, help="of a round, for the slow ways")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds, interleaved")
+    parser.add_argument("--some", type=int, default=128, help="of a round, for the slow ways")
     return parser.parse_args()
 
 

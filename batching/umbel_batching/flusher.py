@@ -17,7 +17,7 @@ from umbel_batching.bell import Bell
 from umbel_batching.calls import Calls
 from umbel_batching.census import lane_names, worker_slots
 from umbel_batching.keys import lane_keys, shared_keys
-from umbel_batching.lanes import new_uid
+from umbel_batching.lanes import is_shadow, new_uid
 from umbel_batching.outbox import OUTBOX, OutboxCalls
 from umbel_batching.retention import Retention
 from umbel_batching.scripts import Runner
@@ -85,6 +85,7 @@ class Flusher:
         max_attempts: times a job may be lost with its worker before it fails.
         keep: how long what is kept of such a job stays.
         summoner: calls senders for the outbox; without one its callbacks wait.
+        on_lost: told the name of a lane of copies when a worker was lost with a batch of them.
     """
 
     def __init__(
@@ -96,18 +97,20 @@ class Flusher:
         max_attempts: int = 3,
         keep: Retention | None = None,
         summoner: Summoner | None = None,
+        on_lost: Callable[[str], None] | None = None,
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._dispatch = dispatch
         self._max_attempts = max_attempts
-        self._summoner = summoner
+        self._summoner, self._on_lost = summoner, on_lost
         self._calls = Calls(namespace, keep)
+        self._copies = Calls(namespace, (keep or Retention()).of_copies)
         self._runner = Runner(client)
         self._bell = Bell(client, shared_keys(namespace).signal)
         self._stop = threading.Event()
         self._next_sweep = 0.0
-        self._queues: dict[str, str] = {}
+        self._lanes: dict[str, tuple[str, str]] = {}
         self._slots: dict[str, tuple[float, int]] = {}
         self._alarm = Alarm(self._waiting)
 
@@ -191,16 +194,20 @@ class Flusher:
 
     def _ask(self, slot: str, now_ms: int, tokens: list[str]) -> Flush:
         """Runs the flush script with the slots of the lane's queue, which it tells us itself."""
-        queue = self._queues.get(slot)
-        slots = self._slots_of(queue, now_ms)
+        known = self._lanes.get(slot, ("", ""))
+        slots = self._slots_of(*known, now_ms)
         call = self._calls.flush(slot, slots=slots, patience_ms=PATIENCE_MS, tokens=tokens)
         flush = self._runner.run(call)
-        self._queues[slot] = flush.queue
-        return flush if flush.queue == queue else self._ask(slot, now_ms, tokens)
+        told = self._lanes[slot] = (flush.lane, flush.queue)
+        return flush if told == known else self._ask(slot, now_ms, tokens)
 
-    def _slots_of(self, queue: str | None, now_ms: int) -> int:
-        """Batches that the workers of ``queue`` run side by side; 1 while none is known."""
-        return max(1, self._workers(queue, now_ms)) if queue else 1
+    def _slots_of(self, lane: str, queue: str, now_ms: int) -> int:
+        """Batches of a lane that may run side by side; 1 while its queue is not known.
+
+        Copies get one slot of all workers together: whatever a shadow does to those that run it,
+        it does it to one of them.
+        """
+        return 1 if not queue or is_shadow(lane) else max(1, self._workers(queue, now_ms))
 
     def _workers(self, queue: str, now_ms: int) -> int:
         """The same, as last read; 0 where no worker is alive."""
@@ -221,13 +228,16 @@ class Flusher:
             self._reap(slot, flush.lane)
 
     def _reap(self, slot: str, lane: str) -> None:
-        call = self._calls.reap(slot, limit=_BATCHES, max_attempts=self._max_attempts)
-        reaped = self._runner.run(call)
+        copies = is_shadow(lane)
+        calls, attempts = (self._copies, 1) if copies else (self._calls, self._max_attempts)
+        reaped = self._runner.run(calls.reap(slot, limit=_BATCHES, max_attempts=attempts))
         if reaped.batches:
             log.warning(
                 "lane %s: took back %d batches of silent workers; %d jobs wait again, %d failed",
                 *(lane, reaped.batches, reaped.again, reaped.failed),
             )
+        if reaped.batches and copies and self._on_lost is not None:
+            self._on_lost(lane)
 
     def _send(self, drain: Drain) -> None:
         try:

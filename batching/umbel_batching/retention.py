@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from umbel_config.settings import Settings
@@ -45,6 +45,11 @@ class Retention:
             callback_ttl_s=settings.callback_ttl_s,
             max_dead_callbacks=settings.max_dead_callbacks,
         )
+
+    @property
+    def of_copies(self) -> Self:
+        """That of copies for shadows: until they are compared, and for a look at them."""
+        return replace(self, result_ttl_s=120, tombstone_ttl_s=1, max_dead=0)
 
     @property
     def pending_ttl_s(self) -> int:

@@ -15,6 +15,8 @@ from umbel_registry.promotion import promote
 
 #: Seconds between two looks at the workers, and after which one must have unloaded what is retired.
 _LOOK_S, _UNLOADED_S = 0.1, 60.0
+#: Seconds by which workers are late to tell that something is unloaded.
+_TOLD_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Story:
                 raise NeverHappened(f"no worker unloaded version {version}")
             time.sleep(_LOOK_S)
         now = time.monotonic()
-        self._note(Event("unload", version, now, now))
+        self._note(Event("unload", version, now - _TOLD_S, now))
 
     def _held(self, version: int) -> list[Held]:
         found: Sequence[Held | None] = [

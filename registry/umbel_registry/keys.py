@@ -18,8 +18,8 @@ key                                type    content                              
 ``<ns>:registry:process:<name>``   string  JSON of what the process ``host:pid`` of a worker   10 s
                                            has loaded
 ``<ns>:registry:processes``        zset    those names → ms since 1970 at which they are stale 60 s
-``<ns>:registry:loads:<host>``     hash    ``model@version host:pid ms``, one for each load that  1 d
-                                           began and of which no end was told
+``<ns>:registry:loads:<host>``     hash    ``model@version host:pid ms`` of each load ahead of  1 d
+                                           need that began, and of which no end was told
 ``<ns>:registry:figures:<name>…``  hash    with ``:<route number>:<version>`` behind it: what  30 d
                                            workers measured of a version, see ``figures.py``
 =================================  ======  ==================================================  =====

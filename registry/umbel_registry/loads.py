@@ -121,9 +121,7 @@ class Loads:
         """Those whose process has gone; what is too old to matter is removed."""
         own = [*self._own.values()]
         alive = {report.process for report in self._fleet.reports()} - {self._process}
-        dead = [
-            load for load in self._all() if load.process not in alive and load.field not in own
-        ]
+        dead = [load for load in self._all() if load.process not in alive and load.field not in own]
         old = [load.field for load in dead if load.at_ms < now_ms - _KEPT_S * 1000]
         if old:
             self._redis.hdel(self._key, *old)

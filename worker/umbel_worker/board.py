@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import redis
 
-from umbel_batching.lanes import split_name
+from umbel_batching.lanes import is_shadow, split_name
 from umbel_batching.record import Failure
 from umbel_registry import Catalog, TrafficControl
 from umbel_registry.edits import Standing
@@ -80,6 +80,8 @@ class Board:
         """
         model, own = split_name(lane)
         standing, version = self.of(model), own
+        if is_shadow(lane) and not self.copies(lane):
+            return Order(f"{model}@{own}", "", Failure("ShadowOff", f"{own} is no shadow any more"))
         for _ in range(_MOST_HOPS if standing else 0):
             retirement = standing.traffic.retired.get(version) if standing else None
             if retirement is None or retirement.queued == "finish":
@@ -89,6 +91,17 @@ class Board:
                 return Order(f"{model}@{version}", "", Failure("VersionRetired", str(error)))
             version = retirement.to
         return Order(f"{model}@{version}", version if version != own else "")
+
+    def copies(self, lane: str) -> bool:
+        """Whether the version of a lane is a shadow, as it was when the lane got its copies.
+
+        Args:
+            lane: name of a lane of copies.
+        """
+        model, version = split_name(lane)
+        standing = self.of(model)
+        route = standing.traffic.route if standing else None
+        return route is not None and version in route.shadows
 
     def all(self) -> list[Standing]:
         """All models that have traffic of their own, by name."""

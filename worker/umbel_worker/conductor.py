@@ -1,4 +1,4 @@
-"""Beside each worker: drives canaries, brings lanes to their policy, and keeps routes on disk."""
+"""Beside each worker: drives canaries, watches shadows, applies policies, keeps routes on disk."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from umbel_config.errors import StoreUnavailable, UmbelError
 from umbel_config.settings import Settings
 from umbel_registry import ArtifactStore, Catalog, TrafficControl
 from umbel_registry.canary import CanaryDriver
+from umbel_registry.edits import Standing
 from umbel_registry.keepsake import Keepsake
 from umbel_registry.policy_keeper import PolicyKeeper
+from umbel_registry.shadows import ShadowWatch
 
 log = logging.getLogger("umbel.worker")
 
@@ -46,6 +48,8 @@ class Conductor:
         self._control = TrafficControl(self._client, namespace, who="worker")
         self._canaries = CanaryDriver(self._client, namespace)
         self._policies = PolicyKeeper(self._client, namespace)
+        self._shadows = ShadowWatch(self._client, namespace)
+        self._shadowed: dict[str, Standing] = {}
         self._revision = -1
         self._policies_at = float("-inf")
         self._stop = threading.Event()
@@ -66,6 +70,8 @@ class Conductor:
         """Does once what is due; what fails is done at a later turn."""
         self._try(self._canaries.turn)
         self._try(self._follow)
+        for standing in self._shadowed.values():
+            self._try(partial(self._shadows.look, standing))
 
     def _run(self) -> None:
         while not self._stop.wait(_TURN_S * random.uniform(0.7, 1.3)):  # noqa: S311  (jitter)
@@ -91,11 +97,14 @@ class Conductor:
             return
         self._revision, self._policies_at = revision, time.monotonic()
         keepsake = Keepsake(ArtifactStore(self._settings.artifacts), self._control)
+        self._shadowed = {}
         for model in self._catalog.names():
             self._try(partial(self._follow_model, model, keepsake if moved else None))
 
     def _follow_model(self, model: str, keepsake: Keepsake | None) -> None:
         standing = self._control.read(model)
+        if standing.traffic.route is not None and standing.traffic.route.shadows:
+            self._shadowed[model] = standing
         changed = self._policies.apply(model, standing)
         if changed:
             log.info("the batching policy of %s is in force", ", ".join(changed))

@@ -10,6 +10,7 @@ from umbel_batching.retention import Retention
 from umbel_batching.summoner import Summoner, Summons
 from umbel_config.connect import connect
 from umbel_config.settings import Settings
+from umbel_registry.shadows import ShadowWatch
 
 #: Names of the two tasks: workers drain a lane, senders deliver callbacks.
 INFER, DELIVER = "umbel.infer", "umbel.deliver"
@@ -55,11 +56,13 @@ def make_flusher(settings: Settings, app: Celery) -> Flusher:
         app: whose broker the wake-ups go through.
     """
     outbox = OutboxCalls.of(settings)
+    client = connect(settings, purpose="blocking", client_name="umbel-flusher")
     return Flusher(
-        connect(settings, purpose="blocking", client_name="umbel-flusher"),
+        client,
         settings.namespace,
         CeleryDispatch(app),
         max_attempts=settings.max_attempts,
         keep=Retention.of(settings),
         summoner=Summoner(outbox, settings.callback_queue, CelerySummons(app)),
+        on_lost=ShadowWatch(client, settings.namespace).lost,
     )

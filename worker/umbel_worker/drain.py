@@ -108,6 +108,8 @@ class Drainer:
             return
         with ExitStack() as held:
             try:
+                if is_shadow(lane) and not self.models.preload(order.name):
+                    raise ModelUnavailable(f"{order.name} is a shadow, and memory has no room")
                 model = held.enter_context(self.models.using(order.name))
             except ModelUnavailable:
                 raise

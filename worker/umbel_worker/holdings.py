@@ -67,6 +67,7 @@ class Place:
         leaving: whether nobody new may use it, because another one waits for its memory.
         used: when somebody last used it, or when it became ready, by the clock of the holdings.
         used_ms: as in ``Holding``.
+        sparing: those that do not go for its sake.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Place:
     leaving: bool = False
     used: float = 0.0
     used_ms: int = 0
+    sparing: frozenset[str] = frozenset()
 
     @property
     def model(self) -> LoadedModel:
@@ -266,7 +268,8 @@ class Holdings:
         return [each for each in self._but(place) if each.state == "ready" and not each.pinned]
 
     def _idle(self, place: Place) -> list[Place]:
-        return sorted((each for each in self._movable(place) if not each.users), key=_last_use)
+        idle = (each for each in self._movable(place) if not each.users)
+        return sorted((each for each in idle if each.name not in place.sparing), key=_last_use)
 
     def _but(self, place: Place) -> list[Place]:
         return [each for each in self._places.values() if each is not place]

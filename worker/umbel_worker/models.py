@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Final
 
@@ -86,11 +86,12 @@ class ModelCache:
         finally:
             self._leave(place)
 
-    def preload(self, name: str) -> bool:
+    def preload(self, name: str, sparing: Iterable[str] = ()) -> bool:
         """Loads a model ahead of need, at the cost only of those that nobody has used for a minute.
 
         Args:
             name: ``model@version``.
+            sparing: those that are wanted more, and do not go for its sake.
 
         Returns:
             Whether it is loaded; it is not where the others leave it no room.
@@ -107,6 +108,7 @@ class ModelCache:
                 flight = place.flight if place else None
                 if flight is None:
                     place = self._held.begin(name)
+                    place.sparing = frozenset(sparing)
             if flight is None and place is not None:
                 return self._load(place, ahead=True)
             if flight is not None:

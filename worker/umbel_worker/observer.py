@@ -54,6 +54,8 @@ class Observer:
             outcome: what was written.
         """
         try:
+            if is_shadow(lane) and not self._board.copies(lane):
+                return  # it was switched off, and these were not run
             self._count(lane, ran, claimed, outcome)
             if is_shadow(lane):
                 self._compare(lane, claimed, results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,13 +25,12 @@ from umbel_worker.leases import LeaseKeeper
 from umbel_worker.mirror import Mirror
 from umbel_worker.models import ModelCache
 from umbel_worker.observer import Observer
+from umbel_worker.pauses import spare_what_stays
 from umbel_worker.shutdown import Flag, stopping
 from umbel_worker.steward import Steward
 from umbel_worker.warmup import kind_of, pick_device
 
 _making = threading.Lock()
-#: How long the outcomes of copies are kept: until they are compared, and for a look at them.
-_COPIES = {"result_ttl_s": 120, "tombstone_ttl_s": 1, "max_dead": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,7 @@ def _process() -> Process:
         if _made is None:
             settings = find_store(load_settings())
             _made = make_process(settings, stopping)
+            spare_what_stays()
             _made.steward.start()
         return _made
 
@@ -104,7 +104,7 @@ def make_process(settings: Settings, stop: Flag) -> Process:
     torch.set_num_threads(threads_per_batch(settings))
     client = connect(settings, client_name="umbel-worker")
     runner, calls = Runner(client), Calls.of(settings)
-    copies = Calls(settings.namespace, replace(Retention.of(settings), **_COPIES))
+    copies = Calls(settings.namespace, Retention.of(settings).of_copies)
     board, tallies, changed = Board(client, settings.namespace), Tallies(), threading.Event()
     name, leases = process_name(os.getpid()), LeaseKeeper(runner, calls, settings.lease_ms)
     loads = Loads(client, settings.namespace, name)

@@ -27,8 +27,9 @@ log = logging.getLogger("umbel.worker")
 
 #: Seconds between two beats, and between two reports where nothing has changed.
 _BEAT_S, _TELL_S = 1.0, 2.0
-#: Seconds after which a version that could not be loaded, or had no room, is tried again.
-_AGAIN_S = 20.0
+#: Seconds after which a version that could not be loaded, or had no room, is tried again; they
+#: double each time, up to the longest.
+_AGAIN_S, _LONGEST_S = 20.0, 600.0
 #: A retired version is unloaded when nobody has used it for so long, ms.
 _IDLE_MS = 20_000
 
@@ -195,7 +196,7 @@ class Loader:
     def __init__(self, models: ModelCache) -> None:
         self._models = models
         self._wanted: list[str] = []
-        self._later: dict[str, float] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}
         self._condition = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="umbel-loader", daemon=True)
@@ -218,30 +219,40 @@ class Loader:
         """
         with self._condition:
             for name in set(names) - set(self._wanted):  # a new wish: what failed may work by now
-                self._later.pop(name, None)
+                self._pauses.pop(name, None)
             self._wanted = list(names)
             self._condition.notify_all()
 
     def _run(self) -> None:
-        while (name := self._next()) is not None:
+        while (wish := self._next()) is not None:
+            name, above = wish
             try:
-                loaded = self._models.preload(name)
+                loaded = self._models.preload(name, above)
             except Exception as error:  # noqa: BLE001  (a factory may raise anything; see holdings)
                 log.warning("%s is wanted and does not load: %s", name, error)
                 loaded = False
-            if not loaded:
-                with self._condition:
-                    self._later[name] = time.monotonic() + _AGAIN_S
+            self._note(name, loaded=loaded)
 
-    def _next(self) -> str | None:
+    def _note(self, name: str, *, loaded: bool) -> None:
+        """Has what did not load tried again later, ever more patiently."""
+        with self._condition:
+            if loaded:
+                self._pauses.pop(name, None)
+                return
+            _, pause_s = self._pauses.get(name, (0.0, _AGAIN_S / 2))
+            pause_s = min(2 * pause_s, _LONGEST_S)
+            self._pauses[name] = time.monotonic() + pause_s, pause_s
+
+    def _next(self) -> tuple[str, list[str]] | None:
+        """What to load next, and what is wanted more than that; ``None`` at the end."""
         with self._condition:
             while not self._stopped:
                 now = time.monotonic()
-                self._later = {name: at for name, at in self._later.items() if at > now}
                 ready = {each.name for each in self._models.holdings() if each.state == "ready"}
-                for name in self._wanted:
-                    if name not in ready and name not in self._later:
-                        return name
+                for place, name in enumerate(self._wanted):
+                    until, _ = self._pauses.get(name, (now, 0.0))
+                    if name not in ready and until <= now:
+                        return name, self._wanted[:place]
                 self._condition.wait(_AGAIN_S)
         return None
 

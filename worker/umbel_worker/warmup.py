@@ -20,6 +20,7 @@ from umbel_registry import (
 )
 from umbel_registry.loading import ArrayModel, WrongRowCount
 from umbel_worker.memory import empty_cache, let_go, ran_out
+from umbel_worker.pauses import short_turns
 
 log = logging.getLogger("umbel.worker")
 
@@ -52,10 +53,11 @@ def load_warm(manifest: Manifest, store: ArtifactStore, settings: Settings) -> W
         OSError: the artifact root cannot be read just now.
     """
     began = time.monotonic()
-    folder = store.fetch(manifest, settings.state_dir / "model-cache")
-    model = load_model(folder, manifest, pick_device(settings.device), settings.allowed_modules)
-    loaded = time.monotonic()
-    warm_up(model, manifest.policy.max_batch_size)
+    with short_turns:
+        folder = store.fetch(manifest, settings.state_dir / "model-cache")
+        model = load_model(folder, manifest, pick_device(settings.device), settings.allowed_modules)
+        loaded = time.monotonic()
+        warm_up(model, manifest.policy.max_batch_size)
     return Warm(model, loaded - began, time.monotonic() - loaded)
 
 

@@ -10,12 +10,18 @@ import pytest
 import redis
 
 from umbel import Client
+from umbel_batching import wire
+from umbel_batching.calls import Calls
 from umbel_batching.census import lane_statuses
-from umbel_batching.lanes import Lane, is_shadow, split_name
+from umbel_batching.lanes import Lane, is_shadow, new_uid, split_name
+from umbel_batching.record import NO_REPLY, Priority, encode_meta, tail
+from umbel_batching.scripts import Runner
+from umbel_batching.values import NewJob
 from umbel_config.settings import Settings
 from umbel_registry import TrafficControl
 from umbel_registry.figures import Figures, FiguresStore
-from umbel_worker.mirror import point
+from umbel_registry.fleet import Fleet, Report
+from umbel_worker.mirror import COPY_OF, point, shadow_lane
 
 if TYPE_CHECKING:  # the fixtures of the tests' root
     from tests.conftest import MakeSettings, Register, WaitUntil
@@ -121,3 +127,33 @@ def test_a_fraction_of_the_jobs_is_taken_always_the_same_ones(rows: Any) -> None
     assert 60 < len(chosen) < 140
     assert all(0 <= point(uid) < 1 for uid in uids)
     assert set(chosen) <= {uid for uid in uids if point(uid) < 0.1}
+
+
+def test_copies_that_wait_for_what_is_no_shadow_any_more_are_not_run(
+    control: TrafficControl,
+    figures: Callable[[str], Figures],
+    site: Settings,
+    store_redis: redis.Redis,
+    wait_until: WaitUntil,
+) -> None:
+    control.route("affine", {"1": 1})
+    standing = control.read("affine")
+    text = tail(NO_REPLY, encode_meta({COPY_OF: "x"}), Priority.LOW) + wire.encode(np.zeros(4))
+    copies = [NewJob(new_uid(), text) for _ in range(20)]
+    lane = shadow_lane(standing, standing.manifests["2"])
+    Runner(store_redis).run(Calls.of(site).submit(lane, copies))
+
+    def ended() -> bool:
+        lanes = {lane.lane: lane for lane in lane_statuses(store_redis, site.namespace)}
+        return lanes[SHADOW].failed == 20
+
+    wait_until(ended, "all are given up")
+    assert (figures("2").jobs, figures("2").failed_pairs) == (0, 0)
+    assert all(report.of("affine", "2") is None for report in told(store_redis, site))
+
+
+def told(client: redis.Redis, site: Settings) -> list[Report]:
+    """What processes tell of themselves; there are some."""
+    reports = Fleet(client, site.namespace).reports()
+    assert reports
+    return reports

@@ -297,6 +297,18 @@ def test_preload_takes_nothing_from_those_that_were_used_lately(make: Make, shel
         assert not cache.preload("d@1"), "the one is pinned, the other in use"
 
 
+def test_preload_takes_nothing_from_those_that_are_wanted_more(make: Make, shelf: Shelf) -> None:
+    """Else the wanted ones would displace each other for ever where not all find room."""
+    cache = make(max_loaded_mb=70)
+    assert cache.preload("a@1")
+    assert cache.preload("b@1")
+    shelf.now += FRESH_S + 1
+    assert not cache.preload("c@1", ["a@1", "b@1"])
+    assert names(cache) == "a b"
+    assert cache.preload("c@1", ["b@1"])
+    assert names(cache) == "b c"
+
+
 def test_preload_of_what_turns_out_too_large_is_taken_back(make: Make, shelf: Shelf) -> None:
     shelf.files["c@1"] = shelf.files["huge@1"] = 1
     cache = make(max_loaded_mb=70)

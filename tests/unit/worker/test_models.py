@@ -11,9 +11,16 @@ import fakeredis
 import pytest
 import yaml
 
-from umbel_config.errors import ArtifactTampered, ModelNotFound, VersionNotFound
+from umbel_config.errors import (
+    ArtifactTampered,
+    ModelNotFound,
+    ModelUnavailable,
+    VersionNotFound,
+)
 from umbel_config.settings import Settings
 from umbel_registry import ArtifactStore, Catalog, load_model, push
+from umbel_registry.keys import loads_key
+from umbel_registry.loads import Loads
 from umbel_worker import warmup
 from umbel_worker.models import ModelCache
 
@@ -136,3 +143,28 @@ def test_failure_is_told_until_the_model_is_loaded(site: Any, tmp_path: Path) ->
     words.write_text("one two")
     assert cache.preload("affine@1")
     assert [(each.state, each.error) for each in cache.holdings()] == [("ready", "")]
+
+
+def test_a_load_ahead_is_noted_while_it_lasts_and_refused_where_it_killed(
+    site: Any, store: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        noted.append(store.hlen(loads_key("t", "host")))
+        return load_model(*arguments)
+
+    monkeypatch.setattr(warmup, "load_model", counted)
+    cache = ModelCache(*site, loads=Loads(store, "t", "host:1"))
+    assert cache.preload("affine@1")
+    assert noted == [1]
+    assert store.hlen(loads_key("t", "host")) == 0
+    assert cache.unload("affine@1")
+    Loads(store, "t", "host:2").begin("affine@1")  # that process is not there
+    with pytest.raises(ModelUnavailable, match="ended the process"):
+        cache.preload("affine@1")
+    (held,) = cache.holdings()
+    assert (held.state, held.digest) == ("failed", site[0].get("affine", "1").digest)
+    assert noted == [1], "not tried"
+    with cache.using("affine@1"):
+        assert noted == [1, 1], "but for a job that needs it"

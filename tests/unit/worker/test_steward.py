@@ -32,6 +32,7 @@ class Models:
         self.refuse: set[str] = set()
         self.asked: list[str] = []
         self.seen = threading.Event()
+        self.sparing: dict[str, list[str]] = {}
 
     def holdings(self) -> list[Holding]:
         return list(self.held.values())
@@ -41,7 +42,8 @@ class Models:
         known |= {"warm_s": 0.25, "device": "cpu", "error": "", "used_ms": 1, "pinned": False}
         self.held[name] = Holding(name=name, digest=digest, **(known | given))
 
-    def preload(self, name: str) -> bool:
+    def preload(self, name: str, sparing: Any = ()) -> bool:
+        self.sparing[name] = list(sparing)
         self.asked.append(name)
         self.seen.set()
         if name in self.refuse:
@@ -51,9 +53,6 @@ class Models:
 
     def unload(self, name: str) -> bool:
         return self.held.pop(name, None) is not None
-
-    def keep(self, names: Any) -> None:
-        pass
 
 
 class Site:
@@ -210,6 +209,19 @@ def test_the_loader_loads_in_order_and_leaves_what_failed_for_later(
     made.want(["a@1", "b@1", "d@1"])
     wait_until(lambda: len(models.asked) == 4, "the new one too")
     assert models.asked == ["a@1", "b@1", "c@1", "d@1"]
+    assert models.sparing["c@1"] == ["a@1", "b@1"]
+
+
+def test_a_new_wish_has_what_failed_tried_again_at_once(
+    loader: tuple[Models, Loader], wait_until: Any
+) -> None:
+    models, made = loader
+    models.refuse.add("b@1")
+    made.want(["b@1"])
+    wait_until(lambda: models.asked == ["b@1"], "it is tried")
+    made.want([])
+    made.want(["b@1"])
+    wait_until(lambda: models.asked == ["b@1"] * 2, "it is tried again")
 
 
 def test_an_unknown_model_that_is_pinned_is_no_reason_to_stop(site: Any) -> None:
