@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -21,15 +20,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import hypothesis
-import numpy as np
 import pytest
 import redis
 import yaml
+from faults.feed import Feed
 
-from umbel import Client, Job, JobFailed
 from umbel_batching.flusher import Drain, Flusher
 from umbel_batching.keys import shared_keys
-from umbel_batching.lanes import split_id
 from umbel_batching.retention import Retention
 from umbel_config.connect import connect
 from umbel_config.embedded import EmbeddedRedis
@@ -415,6 +412,11 @@ class Worker:
             )
         self.pid = self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the worker and its pool."""
         os.killpg(self.pid, number)
@@ -439,7 +441,7 @@ class Worker:
 
 @pytest.fixture
 def start_worker(tmp_path: Path, wait_until: WaitUntil) -> Iterator[Callable[..., Worker]]:
-    """Starts worker processes and waits until they serve; they end with the test."""
+    """Starts worker processes, waits until they serve or have died; they end with the test."""
     with ExitStack() as stack:
         numbers = iter(range(100))
 
@@ -448,48 +450,13 @@ def start_worker(tmp_path: Path, wait_until: WaitUntil) -> Iterator[Callable[...
             log = tmp_path / f"worker-{number}.log"
             worker = Worker(settings, f"w{number}", log, environment)
             stack.callback(worker.close)
-            wait_until(lambda: " ready." in log.read_text(), f"worker {number} is ready")
+            wait_until(
+                lambda: " ready." in log.read_text() or not worker.alive,
+                f"worker {number} is ready",
+            )
             return worker
 
         yield start
-
-
-class Feed:
-    """Submits rows to model ``affine`` from a thread, in small groups, until it is stopped.
-
-    Args:
-        settings: which Redis and namespace.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.jobs: list[tuple[Any, Job]] = []
-        self._client, self._stop = Client(settings=settings), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> dict[str, Counter[str]]:
-        """Ends it and checks all results; by slot of a lane how its jobs ended, as counts."""
-        self._stop.set()
-        self._thread.join()
-        ended: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        with self._client:
-            for row, job in self.jobs:
-                end = "succeeded"
-                try:
-                    np.testing.assert_array_equal(job.result(timeout=60), row * 2 + 1)
-                except JobFailed as error:
-                    end = error.kind
-                ended[split_id(job.id)[0]][end] += 1
-        return ended
-
-    def _run(self) -> None:
-        rows = np.arange(4 * 16, dtype=np.float32).reshape(16, 4) + 200
-        while not self._stop.wait(0.05):
-            rows = rows + 64
-            try:
-                self.jobs += zip(rows, self._client.submit_many("affine", rows), strict=True)
-            except StoreUnavailable:
-                continue
 
 
 @pytest.fixture
@@ -499,7 +466,7 @@ def feed() -> Iterator[Callable[[Settings], Feed]]:
 
         def start(settings: Settings) -> Feed:
             made = Feed(settings)
-            stack.callback(made._stop.set)
+            stack.callback(made.end)
             return made
 
         yield start

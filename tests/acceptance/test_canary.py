@@ -12,7 +12,8 @@ from umbel_batching.lanes import slot_of
 from umbel_registry import TrafficControl
 
 if TYPE_CHECKING:  # the fixtures of the tests' root
-    from tests.conftest import Feed, MakeSettings, Register
+    from faults.feed import Feed
+    from tests.conftest import MakeSettings, Register
 
 QUICK = ("--steps", "10,50,100", "--every", "1s", "--min-jobs", "20", "--max-error-rate", "1%")
 #: Figures in a reason.

@@ -1,4 +1,4 @@
-"""Versions change while whoever drives that dies: it goes on where it was, and jobs never notice."""
+"""Versions change while whoever drives it dies: it goes on where it was, and jobs see nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from umbel_registry.keepsake import Keepsake
 from umbel_registry.traffic import Canary, Traffic
 
 if TYPE_CHECKING:  # the fixtures of the tests' root
-    from tests.conftest import Feed, MakeSettings, Register, WaitUntil, Worker
+    from faults.feed import Feed
+    from tests.conftest import MakeSettings, Register, WaitUntil, Worker
 
 pytestmark = pytest.mark.chaos
 Start = Callable[..., "Worker"]

@@ -207,8 +207,8 @@ def test_load_waits_for_a_drain_that_is_in_the_way(
     late = pool.submit(use, cache, shelf, "a")
     use(cache, shelf, "b")  # nobody needs to wait for that one
     first.end()
+    waiting.result(20)  # ended first, the other would make room as well
     second.end()
-    waiting.result(20)
     late.result(20)
     assert shelf.loads == ["a@1", "b@1", "c@1", "a@1"]
 
