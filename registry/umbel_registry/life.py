@@ -83,7 +83,8 @@ def life_of(
 ) -> Life:
     """What a version is at.
 
-    It is *retired* if it was withdrawn; *serving* if a worker has it loaded and jobs go to it;
+    It is *retired* if it was withdrawn; *serving* if a worker has it loaded and jobs go to it, by
+    the route or an alias;
     *ready* if a worker has it loaded; *loading* if one is at it; *failed* if the last try did not
     succeed; else *registered*.
 
@@ -126,7 +127,8 @@ def _state(
     errors = [f"{place.worker}: {place.held.error}" for place in places if place.held.error]
     if "ready" in states:
         some = f"not on all workers: {errors[0]}" if errors else ""
-        serves = standing.route is not None and version in standing.route.weights
+        routed = standing.route is not None and version in standing.route.weights
+        serves = routed or version in standing.traffic.aliases.values()
         return (VersionState.SERVING if serves else VersionState.READY), some
     if "loading" in states:
         return VersionState.LOADING, ""

@@ -75,10 +75,10 @@ class Loads:
             seconds, micros = self._redis.time()
             now_ms = seconds * 1000 + micros // 1000
             died = [load.at_ms for load in self._dead(now_ms) if load.name == name]
-            deaths = _clusters(died)
-            rest_ms = max(died, default=0) + min(PAUSE_MS * deaths, LONGEST_PAUSE_MS) - now_ms
-            if deaths and rest_ms > 0:
-                raise _died(name, self._host, deaths, rest_ms)
+            pause_ms = min(PAUSE_MS * _clusters(died), LONGEST_PAUSE_MS)
+            rest_ms = max(died, default=0) + pause_ms - now_ms
+            if rest_ms > 0:
+                raise _died(name, self._host, len(died), rest_ms)
             field = f"{name} {self._process} {now_ms}"
             self._own[name] = field
             self._redis.hset(self._key, field, "")
@@ -135,9 +135,9 @@ def _clusters(times_ms: list[int]) -> int:
 
 
 def _died(name: str, host: str, deaths: int, rest_ms: int) -> ModelUnavailable:
-    times = "once" if deaths == 1 else f"{deaths} times"
+    who = "a process" if deaths == 1 else f"{deaths} processes"
     return ModelUnavailable(
-        f"{name} has ended the process that loaded it on {host}, {times} in the last day: look "
-        "into the log of the worker, and how much memory it has. It is not loaded ahead of need "
-        f"for another {max(1, round(rest_ms / 60_000))} min."
+        f"{name} has ended {who} of {host} that loaded it, in the last day. Look into the worker's "
+        "log, and how much memory it has. It is not loaded ahead of need for another "
+        f"{max(1, round(rest_ms / 60_000))} min."
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
+import random
 import socket
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,12 +30,14 @@ from umbel_registry.versions import in_order
 if TYPE_CHECKING:
     from redis import Redis
 
+log = logging.getLogger("umbel.registry")
+
 #: Makes the state that follows from how a model stands; raises what forbids it.
 Edit = Callable[[Standing], Traffic]
 #: Changes kept in the audit trail of a model.
 MOST_KEPT = 1000
-#: How often an edit is made anew because somebody else was quicker.
-_ATTEMPTS = 20
+#: How often an edit is made anew because somebody else was quicker, and longest pause before.
+_ATTEMPTS, _PAUSE_S = 20, 0.02
 _MOVED, _NAMED_AS_VERSION = -1, -2
 
 
@@ -66,7 +71,8 @@ class TrafficControl:
 
         Raises:
             ModelNotFound: no model of that name is registered.
-            ArtifactTampered: what is stored is not readable.
+            ArtifactTampered: what is stored of its traffic is not readable. A version whose
+                manifest is not is as if it were not there: it must not stand in a roll-back's way.
         """
         pipe = self._redis.pipeline(transaction=True)  # versions and routes of one moment
         pipe.hgetall(model_key(self._namespace, model))
@@ -78,10 +84,7 @@ class TrafficControl:
         if not raw:
             raise model_not_found(model, [text(name) for name in cast("list[bytes]", known)])
         found = {text(name): text(value) for name, value in raw.items()}
-        manifests = {
-            version: Manifest.from_json(found[version], f"The registered {model} {version}")
-            for version in in_order(found)
-        }
+        manifests = dict(_readable(model, found))
         number, traffic = _whatever(fields) if damaged else traffic_of(fields, model)
         return Standing(model, number, traffic, manifests, seconds * 1000 + micros // 1000)
 
@@ -130,6 +133,7 @@ class TrafficControl:
             same = after == standing.traffic and standing.number >= above
             if dry_run or same or self._write(standing, after, change, above):
                 return change
+            time.sleep(random.uniform(0, _PAUSE_S))  # noqa: S311  (jitter, not a secret)
         raise TrafficContended(
             f"The routes of {model} were changed by others each time that this change was ready. "
             "Look what they do (umbel models history) and try again."
@@ -267,6 +271,15 @@ class TrafficControl:
                 "own."
             )
         return answer != _MOVED
+
+
+def _readable(model: str, found: Mapping[str, str]) -> Iterator[tuple[str, Manifest]]:
+    """The manifests that can be read, from lowest to highest version."""
+    for version in in_order(found):
+        try:
+            yield version, Manifest.from_json(found[version], f"The registered {model} {version}")
+        except ArtifactTampered as error:
+            log.warning("%s", error)
 
 
 def forbid_canary(standing: Standing) -> None:

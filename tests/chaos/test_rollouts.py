@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -203,3 +205,30 @@ def test_a_promotion_that_is_refused_or_killed_leaves_the_route_as_it_was(
     wait_until(lambda: split_id(jobs.jobs[-1][1].id)[0] == slot_of("affine@2"), "jobs follow")
     assert {end for counts in jobs.stop().values() for end in counts} == {"succeeded"}
     assert "Traceback" not in here.log.read_text()
+
+
+def test_each_process_of_a_pool_is_waited_for_and_one_that_takes_its_place_loads_as_much(
+    settings: MakeSettings, register: Register, start_worker: Start, wait_until: WaitUntil
+) -> None:
+    made = settings(pool="prefork", concurrency=2, torch_threads=1, allowed_modules=MODULES)
+    register(made)
+    site = Site(made)
+    site.control.route("affine", {"1": 1})
+    worker = start_worker(made)
+    register(made, max_wait_ms=3)
+    site.promote("2")
+    reports = site.fleet.reports()
+    assert {report.worker.rpartition(":")[2] for report in reports} == {str(worker.pid)}
+    loaded = {report.process: report.of("affine", "2") for report in reports}
+    assert [held.state for held in loaded.values() if held] == ["ready", "ready"]
+    killed = min(loaded)
+    os.kill(int(killed.rpartition(":")[2]), signal.SIGKILL)
+
+    def replaced() -> bool:
+        others = {report.process: report.of("affine", "2") for report in site.fleet.reports()}
+        states = {name: held.state for name, held in others.items() if held and name != killed}
+        return [*states.values()] == ["ready", "ready"] and len(states.keys() - loaded.keys()) == 1
+
+    wait_until(replaced, "another process has loaded what is wanted", 40)
+    with Client(settings=made) as client:
+        assert client.submit("affine", np.full(4, 200, np.float32)).result(timeout=30)[0] == 401

@@ -111,7 +111,7 @@ def test_all_versions_of_a_model_in_order_with_their_names() -> None:
     fleet.note_failure("digits", "1", LoadFailure(NOW, "b:2", "no such file"))
     found = lives(redis, "t", control.read("digits"))
     assert [*found] == ["1", "2", "3"]
-    assert [each.state.value for each in found.values()] == ["failed", "ready", "registered"]
+    assert [each.state.value for each in found.values()] == ["failed", "serving", "registered"]
     assert found["2"].aliases == ("also", "production")
     assert found["1"].why == "no such file"
     assert [each.share for each in found.values()] == [0.0, 0.0, 1.0]

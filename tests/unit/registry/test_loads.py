@@ -57,7 +57,7 @@ def test_a_version_that_has_killed_is_left_alone(
     memory: fakeredis.FakeRedis, died: Any, process: str
 ) -> None:
     died(1000)
-    with pytest.raises(ModelUnavailable, match=r"digits@3 .*on host, once .* another 5 min"):
+    with pytest.raises(ModelUnavailable, match=r"digits@3 has ended a process of host .* another 5 min"):
         loads(memory, process).begin("digits@3")
     loads(memory, process).begin("digits@4")
     Loads(memory, "t", "other:1").begin("digits@3")

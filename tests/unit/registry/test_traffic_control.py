@@ -20,6 +20,7 @@ from umbel_config.errors import (
     TrafficContended,
     VersionExists,
     VersionInUse,
+    VersionNotFound,
 )
 from umbel_registry import Catalog, Manifest, ModelFile
 from umbel_registry.audit import Change, canary_text, differences
@@ -399,6 +400,18 @@ def test_change_of_what_has_moved_is_refused_and_leaves_no_trace(
     assert script.trail == [change_id(2).encode(), change_id(1).encode()]
     assert script(change_id(3), 2, above=40) == 41
     assert script(change_id(3), 2, above=40) == 41
+
+
+def test_a_damaged_manifest_does_not_stand_in_the_way_of_a_roll_back(
+    redis: fakeredis.FakeRedis, control: TrafficControl
+) -> None:
+    control.route("digits", {"1": 1})
+    control.route("digits", {"2": 1})
+    redis.hset(model_key("t", "digits"), "3", b"{}")
+    assert control.roll_back("digits").changes == {"route": ("2=1", "1=1")}
+    assert [*control.read("digits").manifests] == ["1", "2", "4"]
+    with pytest.raises(VersionNotFound):
+        control.route("digits", {"3": 1})
 
 
 def test_names_of_the_one_who_asks() -> None:

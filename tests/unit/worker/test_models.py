@@ -161,7 +161,7 @@ def test_a_load_ahead_is_noted_while_it_lasts_and_refused_where_it_killed(
     assert store.hlen(loads_key("t", "host")) == 0
     assert cache.unload("affine@1")
     Loads(store, "t", "host:2").begin("affine@1")  # that process is not there
-    with pytest.raises(ModelUnavailable, match="ended the process"):
+    with pytest.raises(ModelUnavailable, match="ended a process"):
         cache.preload("affine@1")
     (held,) = cache.holdings()
     assert (held.state, held.digest) == ("failed", site[0].get("affine", "1").digest)
