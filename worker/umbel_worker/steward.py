@@ -44,7 +44,7 @@ class Steward:
         process: ``host:pid`` of this process.
         slots: batches that this process runs side by side.
         models: what it has loaded.
-        loads: its notes of loads that nobody waits for.
+        loads: its notes of loads.
         board: what it knows of routes.
         tallies: the figures that its drains gather.
         changed: set when something is loaded, fails or goes.
@@ -71,6 +71,7 @@ class Steward:
         self._fleet = Fleet(client, settings.namespace)
         self._figures = FiguresStore(client, settings.namespace)
         self._control = TrafficControl(client, settings.namespace, who="worker")
+        self._told: tuple[Held, ...] | None = None
         self._told_at = float("-inf")
         self._noted: dict[str, str] = {}
         self._stop = threading.Event()
@@ -121,17 +122,21 @@ class Steward:
 
     def _tell(self) -> None:
         holdings = self._models.holdings()
+        held = tuple(_held(each) for each in holdings)
+        if held == self._told and time.monotonic() - self._told_at < _TELL_S:
+            return
         report = Report(
             process=self._process,
             worker=self._worker,
             slots=self._slots,
             queues=self._settings.queues,
-            held=tuple(_held(each) for each in holdings),
+            held=held,
             loaded_mb=round(sum(each.mb for each in holdings), 1),
             max_loaded_mb=self._settings.max_loaded_mb,
         )
         seconds, micros = self._client.time()
         self._fleet.tell(report, seconds * 1000 + micros // 1000)
+        self._told, self._told_at = held, time.monotonic()
         self._note_failures(holdings)
 
     def _note_failures(self, holdings: Sequence[Holding]) -> None:
