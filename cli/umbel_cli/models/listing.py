@@ -8,7 +8,7 @@ import msgspec
 import redis
 import typer
 
-from umbel_cli.models.tables import models_table
+from umbel_cli.models.tables import models_table, print_failures
 from umbel_cli.options import Json, command
 from umbel_cli.render import output, print_json
 from umbel_cli.store import opened
@@ -36,6 +36,7 @@ def list_models(settings: Settings, *, as_json: Json = False) -> None:
     elif entries:
         out = output()
         out.print(models_table(entries, out))
+        print_failures(out, [life for _, life in entries])
     else:
         output().print("No model is registered yet. Push one: umbel models push FOLDER")
 

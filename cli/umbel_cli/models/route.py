@@ -9,7 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from umbel_cli.models.keeping import after_change
-from umbel_cli.models.tables import print_change, second_text, share_text, version_state_text
+from umbel_cli.models.tables import (
+    print_change,
+    print_failures,
+    second_text,
+    share_text,
+    version_state_text,
+)
 from umbel_cli.models.words import DryRun, Model, fraction, number, pairs, percent_text
 from umbel_cli.options import Json, command
 from umbel_cli.render import output, print_json
@@ -142,6 +148,8 @@ def _show(
     out.print(Text.assemble((standing.model, "bold"), f": {route_source(standing, change)}\n"))
     if standing.route is not None:
         out.print(_table(standing.route, known))
+        shown = (*standing.route.versions, *standing.route.shadows)
+        print_failures(out, [known[version] for version in shown])
 
 
 def route_source(standing: Standing, change: Change | None) -> str:

@@ -57,6 +57,19 @@ def models_table(entries: Sequence[tuple[Manifest, Life]], console: Console) -> 
     return table
 
 
+def print_failures(out: Console, lives: Iterable[Life]) -> None:
+    """Says of each version that does not load why that is, beneath a table that has no room for it.
+
+    Args:
+        out: where to print.
+        lives: of the versions in the table.
+    """
+    for life in lives:
+        if life.state is VersionState.FAILED:
+            text = f"{life.model} {life.version} does not load: {one_line(life.why)}"
+            out.print(Text(text, style=_STYLES[life.state]), soft_wrap=True)
+
+
 def _models_table(entries: Sequence[tuple[Manifest, Life]], left_out: Iterable[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = [name for name in _COLUMNS if name not in left_out]

@@ -54,6 +54,19 @@ def test_the_list_tells_state_share_and_aliases(
     assert lives[0]["aliases"] == ["production"]
 
 
+def test_why_a_version_does_not_load_stands_beneath_the_tables(
+    run_here: Any, control: TrafficControl, store_redis: redis.Redis, namespace: str
+) -> None:
+    failure = LoadFailure(1, "a:1", "ModelLoadFailed: shop_models is not allowed here")
+    Fleet(store_redis, namespace).note_failure("reader", "2", failure)
+    for words in (
+        ("models", "list"),
+        ("models", "route", "reader"),
+        ("models", "show", "reader", "2"),
+    ):
+        assert "shop_models is not allowed here" in run_here(*words).out
+
+
 def test_a_version_is_shown_by_its_alias_with_all_about_it(
     run_here: Any, control: TrafficControl, serve: Any
 ) -> None:
