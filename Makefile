@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit lint fmt types contracts bench minilm models faults deliveries settings constraints wheel clean
+.PHONY: help install demo up test unit lint fmt types contracts bench minilm models faults deliveries rollout settings constraints wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ faults: install ## kill, freeze, cut off and poison real processes, and count th
 
 deliveries: install ## measure callbacks: bad receivers, killed senders, deliveries per second (5 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m deliveries
+
+rollout: install ## push, promote, roll back and retire under load, and look at every job (4 minutes)
+	@PYTHONPATH=benchmarks $(BIN)/python -m rollout
 
 minilm: install ## measure sentence embeddings, sorted by length and not, alone and through umbel (4 minutes)
 	@$(BIN)/python benchmarks/minilm.py

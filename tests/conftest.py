@@ -453,6 +453,7 @@ def start_worker(tmp_path: Path, wait_until: WaitUntil) -> Iterator[Callable[...
             wait_until(
                 lambda: " ready." in log.read_text() or not worker.alive,
                 f"worker {number} is ready",
+                60,
             )
             return worker
 

@@ -28,37 +28,29 @@ class Jobs:
 
     Attributes:
         due: when it was to be submitted, in seconds of the monotonic clock.
-        accepted: when it was in its lane.
         done: when its result was in hand; NaN without one.
         fates: a ``Fate`` each.
         ids: its id; empty if it was refused.
         versions: the version that ran it, by its record.
-        compute_ms: milliseconds of its forward.
-        batch_sizes: jobs of that forward.
         outputs: its result, a row of ``OUTPUTS`` numbers.
     """
 
     due: NDArray[np.float64]
-    accepted: NDArray[np.float64]
     done: NDArray[np.float64]
     fates: NDArray[np.int8]
     ids: NDArray[np.bytes_]
     versions: NDArray[np.int16]
-    compute_ms: NDArray[np.float64]
-    batch_sizes: NDArray[np.int32]
     outputs: NDArray[np.float32]
 
     @classmethod
     def empty(cls, count: int) -> Self:
         """Columns for so many jobs, of which nothing is known."""
-        unknown = {name: np.full(count, np.nan) for name in ("due", "accepted", "done")}
         return cls(
-            **unknown,
+            due=np.full(count, np.nan),
+            done=np.full(count, np.nan),
             fates=np.full(count, Fate.LOST, np.int8),
             ids=np.zeros(count, "S41"),
             versions=np.zeros(count, np.int16),
-            compute_ms=np.full(count, np.nan),
-            batch_sizes=np.zeros(count, np.int32),
             outputs=np.full((count, OUTPUTS), np.nan, np.float32),
         )
 
@@ -73,11 +65,12 @@ class Jobs:
 
     def first(self, count: int) -> Self:
         """The first ``count`` of them."""
-        return self._with({name: column[:count] for name, column in self._columns().items()})
+        return type(self)(**{name: column[:count] for name, column in self._columns().items()})
 
     def save(self, file: Path) -> None:
         """Writes them to a file."""
-        np.savez(file, **self._columns())
+        columns: dict[str, Any] = self._columns()
+        np.savez(file, **columns)
 
     @classmethod
     def load(cls, file: Path) -> Self:
@@ -87,7 +80,3 @@ class Jobs:
 
     def _columns(self) -> dict[str, NDArray[Any]]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
-
-    @classmethod
-    def _with(cls, columns: dict[str, NDArray[Any]]) -> Self:
-        return cls(**columns)

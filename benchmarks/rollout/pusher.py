@@ -2,8 +2,8 @@
 
 Usage: python -m rollout.pusher FOLDER
 
-In life a push comes from another machine. Here it has to share this one, so it is as modest as the
-kernel allows: the lowest priority, one thread. It begins when its standard input is closed.
+In life a push comes from another machine. Here it has to share this one, so it is as modest as can
+be: the lowest priority, one thread. It begins when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
+from rollout.protocol import PUSHED, READY
 from umbel_config.connect import connect
 from umbel_config.settings import load_settings
 from umbel_registry import ArtifactStore, Catalog, push
 
-READY, PUSHED = "ready", "pushed"
 _LOWEST = 19
 _SESSION = Path("/proc/self/autogroup")
 

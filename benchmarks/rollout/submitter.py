@@ -17,16 +17,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rollout.jobs import Fate, Jobs
+from rollout.protocol import BEGUN
 from rollout.versions import MODEL, rows
 from umbel import AsyncClient
+from umbel_batching.census import JobInfo
 from umbel_config.errors import JobError, UmbelError
 
 #: A job without a result after so long is lost, s.
 PATIENCE_S = 30.0
-BEGUN = "begun"
 #: Stories of jobs that are read at once, when all are over.
 _AT_ONCE = 64
 
@@ -68,8 +67,7 @@ class Submitter:
         jobs, fate = self.jobs, Fate.REFUSED
         try:
             job = await self._client.submit(MODEL, self._rows[number % len(self._rows)])
-            jobs.accepted[number], jobs.ids[number] = time.monotonic(), job.id.encode()
-            fate = Fate.LOST
+            jobs.ids[number], fate = job.id.encode(), Fate.LOST
             jobs.outputs[number] = await job.result(timeout=PATIENCE_S)
             jobs.done[number] = time.monotonic()
             fate = Fate.ANSWERED
@@ -83,15 +81,15 @@ class Submitter:
             jobs.fates[number] = fate
 
     async def _read_stories(self, jobs: Jobs) -> None:
-        """What the store says of each job: which version ran it, and when."""
+        """Which version ran each job, by what the store keeps of it."""
         for at in range(0, len(jobs), _AT_ONCE):
             places = [p for p in range(at, min(at + _AT_ONCE, len(jobs))) if jobs.ids[p]]
             handles = [self._client.job(jobs.ids[place].decode()) for place in places]
-            infos = await asyncio.gather(*(handle.info() for handle in handles))
-            for place, info in zip(places, infos, strict=True):
-                jobs.versions[place] = int(info.version)
-                jobs.compute_ms[place] = info.compute_ms or np.nan
-                jobs.batch_sizes[place] = info.batch_size or 0
+            infos = (handle.info() for handle in handles)
+            found = await asyncio.gather(*infos, return_exceptions=True)
+            for place, info in zip(places, found, strict=True):
+                if isinstance(info, JobInfo):  # else it is gone
+                    jobs.versions[place] = int(info.version)
 
 
 async def _main(per_s: float, most_s: float, file: Path) -> None:

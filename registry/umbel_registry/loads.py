@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final, cast
 
 from umbel_config.errors import ModelUnavailable
@@ -16,9 +15,11 @@ from umbel_registry.resolve import text
 if TYPE_CHECKING:
     from redis import Redis
 
-#: How long a version is left alone after the first death of its loader, and at most, in ms. It
-#: grows with every death, as what is routed is wanted for ever.
+#: By how much longer a version is left alone after each death of a loader, and at most how long, in
+#: ms: it may be wanted for ever. Where jobs wait for it the first death is forgiven, as whoever
+#: stops a worker by force may do so while it loads.
 PAUSE_MS: Final = 300_000
+SHORT_PAUSE_MS: Final = 60_000
 LONGEST_PAUSE_MS: Final = 3_600_000
 #: Loads that began so close together count as one: a pool dies with all that its processes do.
 _TOGETHER_MS: Final = 10_000
@@ -42,7 +43,7 @@ class _Load:
 
 
 class Loads:
-    """The loads of one process of a worker, as far as nobody waits for them.
+    """The loads of one process of a worker.
 
     A process that is killed by what it loads leaves its note behind. Whoever comes after it on this
     host finds that, and leaves the version alone for a while: else a worker would die of the same
@@ -61,11 +62,12 @@ class Loads:
         self._own: dict[str, str] = {}
         self._translated = translate_errors(address_of(redis))
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, *, ahead: bool) -> None:
         """Notes that a load begins.
 
         Args:
             name: ``model@version``.
+            ahead: whether no job needs it yet.
 
         Raises:
             ModelUnavailable: processes of this host have died of it, the last one not long ago.
@@ -75,8 +77,9 @@ class Loads:
             seconds, micros = self._redis.time()
             now_ms = seconds * 1000 + micros // 1000
             died = [load.at_ms for load in self._dead(now_ms) if load.name == name]
-            pause_ms = min(PAUSE_MS * _clusters(died), LONGEST_PAUSE_MS)
-            rest_ms = max(died, default=0) + pause_ms - now_ms
+            deaths = _clusters(died)
+            pause_ms = PAUSE_MS * deaths if ahead else SHORT_PAUSE_MS * max(0, deaths - 1)
+            rest_ms = max(died, default=0) + min(pause_ms, LONGEST_PAUSE_MS) - now_ms
             if rest_ms > 0:
                 raise _died(name, self._host, len(died), rest_ms)
             field = f"{name} {self._process} {now_ms}"
@@ -129,15 +132,18 @@ class Loads:
 
 
 def _clusters(times_ms: list[int]) -> int:
-    """How many there were, where those that follow each other closely are one."""
-    apart = (later - earlier > _TOGETHER_MS for earlier, later in pairwise(sorted(times_ms)))
-    return sum(apart) + bool(times_ms)
+    """How many there were, where those within ten seconds of the first of them are one."""
+    count, until = 0, 0
+    for each in sorted(times_ms):
+        if each > until:
+            count, until = count + 1, each + _TOGETHER_MS
+    return count
 
 
 def _died(name: str, host: str, deaths: int, rest_ms: int) -> ModelUnavailable:
     who = "a process" if deaths == 1 else f"{deaths} processes"
     return ModelUnavailable(
         f"{name} has ended {who} of {host} that loaded it, in the last day. Look into the worker's "
-        "log, and how much memory it has. It is not loaded ahead of need for another "
-        f"{max(1, round(rest_ms / 60_000))} min."
+        f"log, and how much memory it has. It is tried again in {max(1, round(rest_ms / 60_000))} "
+        "min."
     )

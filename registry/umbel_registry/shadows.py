@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import RedisError
 
-from umbel_batching.lanes import split_name
+from umbel_batching.keys import lane_keys
+from umbel_batching.lanes import Lane, split_name
 from umbel_config.errors import UmbelError
+from umbel_config.server import address_of
+from umbel_config.store_errors import translate_errors
 from umbel_registry.edits import Standing
 from umbel_registry.figures import FiguresStore
+from umbel_registry.resolve import text
 from umbel_registry.route import Route
 from umbel_registry.traffic import Traffic
 from umbel_registry.traffic_control import TrafficControl
@@ -26,6 +30,8 @@ WHO: Final = "shadow watch"
 #: that may fail.
 LEAST_COPIES: Final = 50
 MOST_FAILED: Final = 0.5
+#: Milliseconds after which a batch of copies keeps a slot for too long; it hangs, perhaps for ever.
+LONGEST_MS: Final = 120_000
 _LOST: Final = "a worker was lost while it ran copies for it"
 
 
@@ -43,9 +49,11 @@ class ShadowWatch:
     def __init__(self, redis: Redis, namespace: str = "umbel") -> None:
         self._control = TrafficControl(redis, namespace, who=WHO)
         self._figures = FiguresStore(redis, namespace)
+        self._redis, self._namespace = redis, namespace
+        self._translated = translate_errors(address_of(redis))
 
     def look(self, standing: Standing) -> None:
-        """Switches off those shadows of a model that mostly fail.
+        """Switches off those shadows of a model that mostly fail, or hang.
 
         Args:
             standing: of the model.
@@ -59,7 +67,11 @@ class ShadowWatch:
         figures = self._figures.read(standing.model, route.number, route.shadows)
         for version, seen in figures.items():
             copies = seen.pairs + seen.failed_pairs
-            if copies >= LEAST_COPIES and seen.failed_pairs > MOST_FAILED * copies:
+            runs_ms = self._runs_ms(standing.model, version)
+            if runs_ms > LONGEST_MS:
+                why = f"a batch of its copies has kept a worker's slot for {runs_ms // 60_000} min"
+                self._switch_off(standing.model, version, why)
+            elif copies >= LEAST_COPIES and seen.failed_pairs > MOST_FAILED * copies:
                 why = f"{seen.failed_pairs:,} of {copies:,} copies failed on it alone"
                 self._switch_off(standing.model, version, why)
 
@@ -74,6 +86,17 @@ class ShadowWatch:
             self._switch_off(model, version, _LOST)
         except (RedisError, UmbelError) as error:  # the next loss is another occasion
             log.warning("the shadow %s %s is not switched off: %s", model, version, error)
+
+    def _runs_ms(self, model: str, version: str) -> int:
+        """For how long the oldest batch of copies has been running, in ms; 0 if none runs."""
+        lane = Lane(model=model, version=version, shadow=True)
+        keys = lane_keys(self._namespace, lane.slot)
+        with self._translated:
+            batches = cast("list[bytes]", self._redis.zrange(keys.leases, 0, -1))
+            began = [self._redis.hget(f"{keys.batch}{text(each)}", "started") for each in batches]
+            seconds, micros = self._redis.time()
+        now_ms = seconds * 1000 + micros // 1000
+        return max((now_ms - int(each) for each in began if each), default=0)
 
     def _switch_off(self, model: str, version: str, why: str) -> None:
         change = self._control.change(

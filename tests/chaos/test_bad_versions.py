@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the fixtures of the tests' root
     from tests.conftest import MakeSettings, Register, WaitUntil, Worker
 
 pytestmark = pytest.mark.chaos
+ONE_THREAD: dict[str, Any] = {"torch_threads": 1, "allowed_modules": ("umbel_test_handlers",)}
 
 
 class Supervisor:
@@ -54,7 +55,7 @@ def test_a_version_that_kills_who_loads_it_is_refused_and_the_old_one_serves(
     store_redis: redis.Redis,
     wait_until: WaitUntil,
 ) -> None:
-    site = settings(torch_threads=1, lease_ms=1000, allowed_modules=("umbel_test_handlers",))
+    site = settings(lease_ms=1000, **ONE_THREAD)
     register(site)
     control.route("affine", {"1": 1})
     register(site, handler="Bomb")
@@ -74,8 +75,12 @@ def test_a_version_that_kills_who_loads_it_is_refused_and_the_old_one_serves(
     wait_until(refused, "the worker tells why it is not loaded", 60)
     with pytest.raises(NotReady, match=r"could not be loaded.*has ended"):
         promotion.promote(control, fleet, "affine", "2")
-    life = lives(store_redis, site.namespace, control.read("affine"))["2"]
-    assert (life.state, "has ended" in life.why) == (VersionState.FAILED, True)
+
+    def told() -> bool:
+        life = lives(store_redis, site.namespace, control.read("affine"))["2"]
+        return life.state is VersionState.FAILED and "has ended" in life.why
+
+    wait_until(told, "nobody takes the dead for one that is loading it")
     assert 1 <= supervisor.deaths <= 4
     assert {slot: set(counts) for slot, counts in jobs.stop().items()} == {
         slot_of("affine@1"): {"succeeded"}
@@ -92,13 +97,7 @@ def test_shadows_that_kill_fail_or_hang_harm_nobody(
     store_redis: redis.Redis,
     wait_until: WaitUntil,
 ) -> None:
-    site = settings(
-        torch_threads=1,
-        concurrency=2,
-        lease_ms=2000,
-        grace_s=0.5,
-        allowed_modules=("umbel_test_handlers",),
-    )
+    site = settings(concurrency=2, lease_ms=2000, grace_s=0.5, **ONE_THREAD)
     for handler in ("Affine", "Mine", "Fussy", "Stuck"):
         register(site, handler=handler)
     control.route("affine", {"1": 1}, {"2": 1.0})
@@ -121,15 +120,20 @@ def test_shadows_that_kill_fail_or_hang_harm_nobody(
     assert (change.changes, "failed on it alone" in change.why) == ({"shadow 3": ("1", None)}, True)
 
     control.route("affine", {"1": 1}, {"4": 1.0})
-    wait_until(lambda: copies.count("4", "waiting") >= 50, "the shadow hangs")
-    sent = len(jobs.jobs)
-    wait_until(lambda: len(jobs.jobs) >= sent + 320 and jobs.jobs[-1][1].done(), "jobs go on")
-    assert (copies.count("4", "running"), copies.count("4", "succeeded")) == (1, 0)
+    hangs_in_one_slot(copies, "4", jobs, wait_until)
     assert supervisor.tend()
     assert supervisor.deaths == 1
     assert {slot: set(counts) for slot, counts in jobs.stop().items()} == {
         slot_of("affine@1"): {"succeeded"}
     }
+
+
+def hangs_in_one_slot(copies: Copies, version: str, jobs: Feed, wait_until: WaitUntil) -> None:
+    """Waits until a shadow hangs, and sees that jobs go on and no other slot hangs."""
+    wait_until(lambda: copies.count(version, "waiting") >= 50, "the shadow hangs")
+    sent = len(jobs.jobs)
+    wait_until(lambda: len(jobs.jobs) >= sent + 320 and jobs.jobs[-1][1].done(), "jobs go on")
+    assert (copies.count(version, "running"), copies.count(version, "succeeded")) == (1, 0)
 
 
 class Copies:

@@ -109,7 +109,13 @@ def test_a_canary_goes_on_whoever_dies_and_its_route_outlives_the_data_of_redis(
     assert (site.canary.state, site.canary.started_ms) == ("promoted", before.started_ms)
     assert {end for counts in jobs.stop().values() for end in counts} == {"succeeded"}
 
-    traffic, kept = site.traffic, Keepsake(ArtifactStore(made.artifacts), site.control)
+    comes_back_without_data(site, wait_until)
+
+
+def comes_back_without_data(site: Site, wait_until: WaitUntil) -> None:
+    """Has Redis lose all that it holds: jobs go the same way as soon as models are known again."""
+    made, traffic = site.settings, site.traffic
+    kept = Keepsake(ArtifactStore(made.artifacts), site.control)
     wait_until(lambda: (found := kept.read("affine")) and found.state == traffic, "it is kept")
     site.client.flushall()
     wait_until(lambda: Catalog(site.client, made.namespace).names(), "models are known again", 40)

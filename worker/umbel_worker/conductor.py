@@ -50,6 +50,7 @@ class Conductor:
         self._policies = PolicyKeeper(self._client, namespace)
         self._shadows = ShadowWatch(self._client, namespace)
         self._shadowed: dict[str, Standing] = {}
+        self._unkept: set[str] = set()
         self._revision = -1
         self._policies_at = float("-inf")
         self._stop = threading.Event()
@@ -98,8 +99,12 @@ class Conductor:
         self._revision, self._policies_at = revision, time.monotonic()
         keepsake = Keepsake(ArtifactStore(self._settings.artifacts), self._control)
         self._shadowed = {}
-        for model in self._catalog.names():
-            self._try(partial(self._follow_model, model, keepsake if moved else None))
+        names = self._catalog.names()
+        if moved:
+            self._unkept |= {*names}  # those that cannot be kept now are tried again
+        for model in names:
+            kept = keepsake if model in self._unkept else None
+            self._try(partial(self._follow_model, model, kept))
 
     def _follow_model(self, model: str, keepsake: Keepsake | None) -> None:
         standing = self._control.read(model)
@@ -108,7 +113,11 @@ class Conductor:
         changed = self._policies.apply(model, standing)
         if changed:
             log.info("the batching policy of %s is in force", ", ".join(changed))
-        if keepsake is not None and standing.number and keepsake.keep(model) == "ahead":
+        if keepsake is None:
+            return
+        outcome = keepsake.keep(model)
+        self._unkept.discard(model)
+        if outcome == "ahead":
             log.warning(
                 "the routes of %s that are kept under the artifact root are newer than those in "
                 "Redis; put them back (umbel models restore --traffic) or change the routes",

@@ -42,7 +42,7 @@ class ModelCache:
         settings: device, allowed modules, bounds of memory, and the state folder for copies.
         on_change: called when a holding appears, changes its state or goes. It may ask for
             ``holdings``, but load or unload nothing.
-        loads: where a load that nobody waits for is noted, lest one that kills be repeated.
+        loads: where each load is noted, lest one that kills be repeated without end.
         clock: seconds that only ever grow.
     """
 
@@ -180,8 +180,7 @@ class ModelCache:
         try:
             manifest = self._manifest(place.name)
             place.digest = manifest.digest
-            fill = self._fill_ahead if ahead else self._fill
-            loaded = fill(place, manifest)
+            loaded = self._attempt(place, manifest, ahead=ahead)
         except BaseException as error:
             self._fail(place, error)
             if flight is not None:
@@ -191,14 +190,14 @@ class ModelCache:
             flight.set_result(None)
         return loaded
 
-    def _fill_ahead(self, place: Place, manifest: Manifest) -> bool:
-        """Loads what nobody waits for; leaves a note if this process dies of it."""
+    def _attempt(self, place: Place, manifest: Manifest, *, ahead: bool) -> bool:
+        """Leaves a note if this process dies of the load."""
         if self._loads is None:
-            return self._fill(place, manifest, ahead=True)
-        self._loads.begin(place.name)
+            return self._fill(place, manifest, ahead=ahead)
+        self._loads.begin(place.name, ahead=ahead)
         loaded = False
         try:
-            loaded = self._fill(place, manifest, ahead=True)
+            loaded = self._fill(place, manifest, ahead=ahead)
         finally:
             with suppress(StoreUnavailable):  # it goes when this process leaves
                 self._loads.end(place.name, loaded=loaded)
@@ -216,7 +215,7 @@ class ModelCache:
             self._changed.notify_all()
         self._tell()
 
-    def _fill(self, place: Place, manifest: Manifest, *, ahead: bool = False) -> bool:
+    def _fill(self, place: Place, manifest: Manifest, *, ahead: bool) -> bool:
         """Makes room and loads; returns whether the model is there afterwards."""
         with self._loading:
             if not self._make_room(place, manifest, ahead=ahead):

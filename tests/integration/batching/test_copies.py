@@ -27,8 +27,11 @@ def lost() -> list[str]:
 
 @pytest.fixture
 def flusher(redis_url: str, namespace: str, hints: Hints, lost: list[str]) -> Iterator[Flusher]:
-    with connect(redis_url, purpose="blocking") as client:
-        yield Flusher(client, namespace, hints, on_lost=lost.append)
+    client = connect(redis_url, purpose="blocking")
+    made = Flusher(client, namespace, hints, on_lost=lost.append)
+    yield made
+    made.stop()
+    made.run()  # ends what its turns have begun, and its client
 
 
 @pytest.fixture

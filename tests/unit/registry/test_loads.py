@@ -11,7 +11,7 @@ import pytest
 from umbel_config.errors import ModelUnavailable, StoreUnavailable
 from umbel_registry.fleet import Fleet, Report
 from umbel_registry.keys import loads_key
-from umbel_registry.loads import LONGEST_PAUSE_MS, PAUSE_MS, Loads
+from umbel_registry.loads import LONGEST_PAUSE_MS, PAUSE_MS, SHORT_PAUSE_MS, Loads
 
 KEY, DAY_MS = loads_key("t", "host"), 86_400_000
 
@@ -41,13 +41,13 @@ def loads(memory: Any, process: str = "host:2") -> Loads:
 def test_a_load_leaves_no_trace_however_it_ended(memory: fakeredis.FakeRedis) -> None:
     made = loads(memory)
     for loaded in (True, False):
-        made.begin("digits@3")
+        made.begin("digits@3", ahead=True)
         assert memory.hlen(KEY) == 1
         assert 0 < memory.ttl(KEY) <= DAY_MS / 1000
         made.end("digits@3", loaded=loaded)
         assert memory.hlen(KEY) == 0
-    made.begin("digits@3")
-    made.begin("digits@4")
+    made.begin("digits@3", ahead=True)
+    made.begin("digits@4", ahead=False)
     made.leave()
     assert memory.hlen(KEY) == 0
 
@@ -57,10 +57,13 @@ def test_a_version_that_has_killed_is_left_alone(
     memory: fakeredis.FakeRedis, died: Any, process: str
 ) -> None:
     died(1000)
-    with pytest.raises(ModelUnavailable, match=r"digits@3 has ended a process of host .* another 5 min"):
-        loads(memory, process).begin("digits@3")
-    loads(memory, process).begin("digits@4")
-    Loads(memory, "t", "other:1").begin("digits@3")
+    with pytest.raises(
+        ModelUnavailable, match=r"digits@3 has ended a process of host .* again in 5 min"
+    ):
+        loads(memory, process).begin("digits@3", ahead=True)
+    loads(memory, process).begin("digits@3", ahead=False)
+    loads(memory, process).begin("digits@4", ahead=True)
+    Loads(memory, "t", "other:1").begin("digits@3", ahead=True)
 
 
 def test_one_that_is_loading_just_now_is_not_dead(memory: fakeredis.FakeRedis, died: Any) -> None:
@@ -68,11 +71,11 @@ def test_one_that_is_loading_just_now_is_not_dead(memory: fakeredis.FakeRedis, d
     Fleet(memory, "t").tell(Report("host:1", "host:1", 1, ("umbel",)), seconds * 1000)
     died(1000)
     made = loads(memory)
-    made.begin("digits@3")
-    made.begin("digits@3")
+    made.begin("digits@3", ahead=True)
+    made.begin("digits@3", ahead=True)
     Fleet(memory, "t").leave("host:1")
     with pytest.raises(ModelUnavailable):
-        loads(memory, "host:3").begin("digits@3")
+        loads(memory, "host:3").begin("digits@3", ahead=True)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +95,32 @@ def test_the_pause_grows_with_every_death(
 ) -> None:
     died(*ago_ms)
     if allowed:
-        loads(memory).begin("digits@3")
+        loads(memory).begin("digits@3", ahead=True)
         return
     with pytest.raises(ModelUnavailable):
-        loads(memory).begin("digits@3")
+        loads(memory).begin("digits@3", ahead=True)
+
+
+@pytest.mark.parametrize(
+    ("ago_ms", "allowed"),
+    [
+        ((0,), True),
+        ((0, 9000), True),
+        ((0, 6000, 12_000), False),  # not one: each died at once when it was back
+        ((SHORT_PAUSE_MS - 1000, SHORT_PAUSE_MS + 12_000), False),
+        ((SHORT_PAUSE_MS + 1000, SHORT_PAUSE_MS + 12_000), True),
+        ((SHORT_PAUSE_MS + 1000, SHORT_PAUSE_MS + 12_000, SHORT_PAUSE_MS + 30_000), False),
+    ],
+)
+def test_where_jobs_wait_the_first_death_is_forgiven_and_the_pause_is_shorter(
+    memory: fakeredis.FakeRedis, died: Any, ago_ms: tuple[int, ...], allowed: bool
+) -> None:
+    died(*ago_ms)
+    if allowed:
+        loads(memory).begin("digits@3", ahead=False)
+        return
+    with pytest.raises(ModelUnavailable):
+        loads(memory).begin("digits@3", ahead=False)
 
 
 def test_once_it_loads_its_dead_are_forgotten_and_so_are_those_of_a_day_ago(
@@ -105,7 +130,7 @@ def test_once_it_loads_its_dead_are_forgotten_and_so_are_those_of_a_day_ago(
     died(1000, name="digits@4")
     died(DAY_MS + 1000, name="digits@5")
     made = loads(memory)
-    made.begin("digits@3")
+    made.begin("digits@3", ahead=True)
     assert memory.hlen(KEY) == 3
     made.end("digits@3", loaded=True)
     assert [field.split()[0] for field in memory.hkeys(KEY)] == [b"digits@4"]
@@ -114,12 +139,12 @@ def test_once_it_loads_its_dead_are_forgotten_and_so_are_those_of_a_day_ago(
 def test_what_redis_did_not_take_back_goes_when_the_process_leaves() -> None:
     server = fakeredis.FakeServer()
     made = loads(fakeredis.FakeRedis(server=server))
-    made.begin("digits@3")
+    made.begin("digits@3", ahead=True)
     server.connected = False
     with pytest.raises(StoreUnavailable):
         made.end("digits@3", loaded=True)
     with pytest.raises(StoreUnavailable):
-        made.begin("digits@3")
+        made.begin("digits@3", ahead=True)
     server.connected = True
     made.leave()
     assert fakeredis.FakeRedis(server=server).hlen(KEY) == 0

@@ -7,11 +7,13 @@ from typing import Any
 import fakeredis
 import pytest
 
+from umbel_batching.keys import lane_keys
+from umbel_batching.lanes import slot_of
 from umbel_registry import Catalog, TrafficControl, canary
 from umbel_registry.figures import FiguresStore, Tallies
 from umbel_registry.pairing import Pairing
 from umbel_registry.route import Route, position_of
-from umbel_registry.shadows import ShadowWatch, without_shadow
+from umbel_registry.shadows import LONGEST_MS, ShadowWatch, without_shadow
 from umbel_registry.traffic import Traffic
 
 LANE = "digits@3~shadow"
@@ -99,6 +101,19 @@ def test_one_that_mostly_fails_is_switched_off(
     assert rig.route.shadows == ({"3": 0.5, "4": 0.1} if stays else {"4": 0.1})
     why = rig.control.history("digits")[0].why
     assert why == ("" if stays else f"{failed} of {alike + failed} copies failed on it alone")
+
+
+@pytest.mark.parametrize(("runs_ms", "stays"), [(LONGEST_MS - 10_000, True), (180_000, False)])
+def test_one_that_hangs_is_switched_off(rig: Rig, runs_ms: int, stays: bool) -> None:
+    seconds, _ = rig.redis.time()
+    keys = lane_keys("t", slot_of(LANE))
+    rig.redis.zadd(keys.leases, {"b1": 2**52, "b2": 2**52})
+    rig.redis.hset(f"{keys.batch}b1", "started", seconds * 1000)
+    rig.redis.hset(f"{keys.batch}b2", "started", seconds * 1000 - runs_ms)
+    rig.watch.look(rig.control.read("digits"))
+    assert rig.route.shadows == ({"3": 0.5, "4": 0.1} if stays else {"4": 0.1})
+    why = rig.control.history("digits")[0].why
+    assert why == ("" if stays else "a batch of its copies has kept a worker's slot for 3 min")
 
 
 def test_what_was_measured_under_another_route_does_not_count(rig: Rig) -> None:

@@ -160,11 +160,12 @@ def test_a_load_ahead_is_noted_while_it_lasts_and_refused_where_it_killed(
     assert noted == [1]
     assert store.hlen(loads_key("t", "host")) == 0
     assert cache.unload("affine@1")
-    Loads(store, "t", "host:2").begin("affine@1")  # that process is not there
+    Loads(store, "t", "host:2").begin("affine@1", ahead=True)  # that process is not there
     with pytest.raises(ModelUnavailable, match="ended a process"):
         cache.preload("affine@1")
     (held,) = cache.holdings()
     assert (held.state, held.digest) == ("failed", site[0].get("affine", "1").digest)
     assert noted == [1], "not tried"
     with cache.using("affine@1"):
-        assert noted == [1, 1], "but for a job that needs it"
+        assert noted == [1, 2], "but for a job that needs it"
+    assert store.hlen(loads_key("t", "host")) == 0, "and then nobody fears it any more"

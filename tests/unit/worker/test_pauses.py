@@ -12,7 +12,7 @@ import pytest
 
 from umbel_config.settings import load_settings
 from umbel_registry import Manifest
-from umbel_worker import runtime, warmup
+from umbel_worker import pauses, runtime, warmup
 from umbel_worker.pauses import TURN_S, ShortTurns, spare_what_stays
 
 
@@ -76,6 +76,11 @@ def test_a_model_is_loaded_and_warmed_in_short_turns(
     warmup.load_warm(manifest, store, load_settings(state_dir=tmp_path, device="cpu"))
     assert seen == [pytest.approx(TURN_S)] * 3
     assert sys.getswitchinterval() == usual
+
+
+def test_what_torch_imports_late_is_there_before(thawed: None) -> None:
+    spare_what_stays()
+    assert pauses._LATE in sys.modules
 
 
 def test_the_collector_looks_only_at_what_came_later(thawed: None) -> None:
