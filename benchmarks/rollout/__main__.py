@@ -51,7 +51,7 @@ def _tell(verdict: Verdict, out: Console, *, write: bool) -> int:
     """Prints the figures, and writes the page if they are as promised."""
     out.print()
     for event, latency in verdict.around:
-        out.print(page.line(event, latency, verdict.ratio(latency)), markup=False)
+        out.print(page.line(event, latency, verdict), markup=False)
     out.print(f"\n{page.text(verdict)}\n", markup=False)
     problems = list(verdict.problems())
     for problem in problems:

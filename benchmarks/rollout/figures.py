@@ -53,15 +53,17 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of some jobs, in ms.
+    """Of the jobs that were due in some span, in ms.
 
     Attributes:
+        begin: when the span began, in seconds of the monotonic clock.
         jobs: how many.
         p50: half of them had their result by then.
         p99: of a hundred, all but one.
         worst: all.
     """
 
+    begin: float
     jobs: int
     p50: float
     p99: float
@@ -130,9 +132,9 @@ def between(jobs: Jobs, begin: float, end: float) -> Latency:
     chosen = (jobs.due >= begin) & (jobs.due < end)
     latency = np.nan_to_num(jobs.latency_ms[chosen], nan=np.inf)
     if not len(latency):
-        return Latency(0, np.nan, np.nan, np.nan)
+        return Latency(begin, 0, np.nan, np.nan, np.nan)
     p50, p99 = np.percentile(latency, [50, 99], method="higher")
-    return Latency(len(latency), float(p50), float(p99), float(latency.max()))
+    return Latency(begin, len(latency), float(p50), float(p99), float(latency.max()))
 
 
 def around(jobs: Jobs, event: Event) -> Latency:

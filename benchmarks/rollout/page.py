@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 
 from faults.page import machine
 
+from rollout.company import mean
 from rollout.figures import ALLOWED, SLICE_S, Latency
 from rollout.plot import PICTURE
 from rollout.story import Event
 from rollout.verdict import Verdict
 
 BEGIN, END = "<!-- rollout:begin -->", "<!-- rollout:end -->"
+_WIDTH = 128
 #: From the page to the picture.
 _LINK = f"{PICTURE.parent.name}/{PICTURE.name}"
 #: What each event is, for readers who have not seen the code.
@@ -34,13 +37,17 @@ def text(verdict: Verdict) -> str:
     """
     parts = [
         f"![Latency of every job, by the version that answered]({_LINK})",
-        _jobs(verdict),
+        _wrapped(_jobs(verdict)),
         "\n".join(_table(verdict)),
-        _steady(verdict),
-        _waits(verdict),
-        _company(verdict),
+        _wrapped(_steady(verdict)),
+        _wrapped(_waits(verdict)),
+        _wrapped(_company(verdict)),
     ]
     return "\n\n".join(parts)
+
+
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(paragraph, _WIDTH, break_on_hyphens=False)
 
 
 def _jobs(verdict: Verdict) -> str:
@@ -98,20 +105,30 @@ def _range(values: list[float], show: Callable[[float], str] = lambda value: f"{
 
 
 def _company(verdict: Verdict) -> str:
-    others = verdict.run.others
-    used = "" if others is None else f" Other programs used {others:.1f} of the cores meanwhile."
+    run = verdict.run
+    whole = mean(run.company, run.begin, run.end)
+    before = mean(run.company, run.begin, run.events[0].begin)
+    used = ""
+    if whole is not None and before is not None:
+        used = (
+            f" Other programs used {whole:.1f} of the cores meanwhile, {before:.1f} before the "
+            "first event."
+        )
     return f"Measured with {machine()}.{used}"
 
 
-def line(event: Event, latency: Latency, ratio: float) -> str:
+def line(event: Event, latency: Latency, verdict: Verdict) -> str:
     """One event in one line, for a terminal.
 
     Args:
         event: the event.
         latency: from it on.
-        ratio: its 99th percentile, as a multiple of the steady one.
+        verdict: of its run.
     """
+    others = mean(verdict.run.company, latency.begin, latency.begin + SLICE_S)
+    used = "" if others is None else f"   others {others:.1f} cores"
     return (
         f"{event.what:14} {event.version}   p50 {latency.p50:5.0f} ms   p99 {latency.p99:5.0f} ms"
-        f"   x {ratio:4.2f}   worst {latency.worst:5.0f} ms   of {latency.jobs} jobs"
+        f"   x {verdict.ratio(latency):4.2f}   worst {latency.worst:5.0f} ms"
+        f"   of {latency.jobs} jobs{used}"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +48,14 @@ def draw(verdict: Verdict, file: Path) -> None:
         file: where to, a PNG: as SVG so many points would take megabytes.
     """
     figure = Figure(figsize=(12, 6.2), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(9, 1))
+    above, below, last = figure.subplots(3, 1, sharex=True, height_ratios=(9, 1, 1))
     _latencies(above, verdict)
-    _events((above, below), verdict)
+    _events((above, below, last), verdict)
     _slices(above, verdict)
     _lines(above, verdict)
     figure.legend(loc="outside lower center", markerscale=5, ncols=8, frameon=False)
     _shares(below, verdict)
+    _company(last, verdict)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=_DPI)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -99,19 +102,19 @@ def _slices(axes: Axes, verdict: Verdict) -> None:
     axes.plot(at, found, color=_INK, linewidth=1.3, label=f"p99 of {SLICE_S:g} s")
 
 
-def _events(both: tuple[Axes, Axes], verdict: Verdict) -> None:
+def _events(each: Sequence[Axes], verdict: Verdict) -> None:
     begin = verdict.run.begin
     for event in verdict.run.events:
         if event.what in {"push", "warm"}:
-            for axes in both:
+            for axes in each:
                 span = (event.begin - begin, event.end - begin)
                 axes.axvspan(*span, color=_FAINT, alpha=0.5, linewidth=0, zorder=0)
         if event.what not in _NAMES:
             continue
         at = (event.begin if event.what == "push" else event.end) - begin
-        for axes in both:
+        for axes in each:
             axes.axvline(at, color=_INK, linewidth=0.6, alpha=0.6, zorder=1)
-        both[0].annotate(
+        each[0].annotate(
             _NAMES[event.what].format(event.version),
             (at, 1),
             xycoords=("data", "axes fraction"),
@@ -156,6 +159,17 @@ def _shares(axes: Axes, verdict: Verdict) -> None:
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 1], ["0", "100 %"])
     axes.set_ylabel("share")
+    _frame(axes)
+
+
+def _company(axes: Axes, verdict: Verdict) -> None:
+    """Cores that other programs used: what they did is felt too."""
+    run = verdict.run
+    edges = [span.begin - run.begin for span in run.company]
+    cores = [span.cores for span in run.company]
+    axes.fill_between(edges, cores, step="post", color=_FAINT, linewidth=0)
+    axes.set_ylim(0, os.cpu_count() or 1)
+    axes.set_ylabel("others,\ncores")
     axes.set_xlabel("seconds")
     _frame(axes)
 

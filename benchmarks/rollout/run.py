@@ -13,7 +13,7 @@ from faults.processes import Process
 from faults.stage import Scale, Stage
 from faults.waiting import NeverHappened, until
 
-from rollout.company import Company
+from rollout.company import Company, Span
 from rollout.jobs import Jobs
 from rollout.protocol import BEGUN, PUSHED, READY
 from rollout.story import Event, Pace, Story
@@ -46,7 +46,7 @@ class Run:
         events: what happened.
         loads: how each version was loaded, by version.
         per_s: jobs per second.
-        others: cores that other programs used meanwhile; ``None`` if that is not known.
+        company: what other programs used meanwhile, as far as it is known.
     """
 
     jobs: Jobs
@@ -55,7 +55,7 @@ class Run:
     events: list[Event]
     loads: dict[int, list[Held]]
     per_s: float
-    others: float | None
+    company: list[Span]
 
 
 def play(per_s: float, pace: Pace, say: Callable[[Event], None]) -> Run:
@@ -113,16 +113,22 @@ class _Play:
         load = self._start("submitter", str(self._per_s), str(_MOST_S), str(file))
         _await_word(load, BEGUN, 60.0)
         time.sleep(_SETTLE_S)
-        company = Company()
         story = Story(self._control, self._fleet, self._push, self._pace, self._say)
-        story.play()
-        end, others = time.monotonic(), company.cores()
+        with Company() as company:
+            story.play()
+        end = time.monotonic()
         load.hang_up()
         until(lambda: not load.alive(), "all jobs are over", _REST_S)
         if not file.exists():
             raise NeverHappened(f"the load broke off: {load.text()[-1000:]}")
         return Run(
-            Jobs.load(file), story.begin, end, story.events, story.loads, self._per_s, others
+            jobs=Jobs.load(file),
+            begin=story.begin,
+            end=end,
+            events=story.events,
+            loads=story.loads,
+            per_s=self._per_s,
+            company=company.spans(),
         )
 
     def _prepare(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rollout import company, figures, page, plot
+from rollout.company import Reading, Span
 from rollout.jobs import OUTPUTS, Fate, Jobs
 from rollout.run import Run
 from rollout.story import Event
@@ -130,7 +131,9 @@ def verdict(monkeypatch: pytest.MonkeyPatch) -> Callable[[Jobs], Verdict]:
         whats = ("push", "warm", "promote", "roll back", "promote again", "retire", "unload")
         events = [Event(what, 2, FLIP, FLIP) for what in whats]
         held = Held(MODEL, "2", "", "ready", 0, load_s=0.1, warm_s=0.02)
-        return Verdict.of(Run(jobs, BEGIN, END, events, {2: [held]}, PER_S, 0.5))
+        return Verdict.of(
+            Run(jobs, BEGIN, END, events, {2: [held]}, PER_S, [Span(BEGIN, END, 0.5)])
+        )
 
     return give
 
@@ -158,9 +161,10 @@ def test_too_few_jobs_are_no_proof(verdict: Callable[[Jobs], Verdict]) -> None:
 def test_page_and_picture_show_the_run(verdict: Callable[[Jobs], Verdict], tmp_path: Path) -> None:
     found = verdict(story())
     text = page.text(found)
-    assert "1,000 answered, 0 wrong" in text
+    words = " ".join(text.split())
+    assert "1,000 answered, 0 wrong" in words
     assert "| promote: all jobs go to it | 10 | 1.00 | 10 |" in text
-    assert "Other programs used 0.5 of the cores" in text
+    assert "Other programs used 0.5 of the cores meanwhile" in words
     plot.draw(found, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
@@ -229,13 +233,26 @@ async def test_no_job_is_due_after_the_end() -> None:
     assert len(await submitter.run()) == 0
 
 
-def test_company_is_what_others_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_company_is_what_neither_we_nor_our_children_used() -> None:
     ticks = os.sysconf("SC_CLK_TCK")
-    readings = iter([(10.0, 1000, 300), (20.0, 1000 + 15 * ticks, 300 + 5 * ticks)])
-    monkeypatch.setattr(company, "_now", lambda: next(readings))
-    assert company.Company().cores() == pytest.approx(1.0)
+    before = Reading(10.0, 1000, {1: 300, 2: 50})
+    after = Reading(20.0, 1000 + 15 * ticks, {1: 300 + 4 * ticks, 3: ticks})
+    span = company.between(before, after)
+    assert (span.begin, span.end) == (10.0, 20.0)
+    assert span.cores == pytest.approx(1.0)
 
 
-def test_company_is_not_known_where_nothing_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(company, "_PROC", Path("nowhere"))
-    assert company.Company().cores() is None
+def test_company_is_weighed_by_time() -> None:
+    spans = [Span(0, 1, 2.0), Span(1, 4, 0.0)]
+    assert company.mean(spans, 0, 4) == pytest.approx(0.5)
+    assert company.mean(spans, 0.5, 1) == pytest.approx(2.0)
+    assert company.mean(spans, 8, 9) is None
+
+
+def test_company_is_not_known_where_nothing_tells_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(company, "_PROC", tmp_path)
+    with company.Company() as watched:
+        pass
+    assert watched.spans() == []
