@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +135,21 @@ def between(jobs: Jobs, begin: float, end: float) -> Latency:
         return Latency(begin, 0, np.nan, np.nan, np.nan)
     p50, p99 = np.percentile(latency, [50, 99], method="higher")
     return Latency(begin, len(latency), float(p50), float(p99), float(latency.max()))
+
+
+def steady(jobs: Jobs, begin: float, end: float) -> Latency:
+    """Latency while nothing happens, whose 99th percentile is that of the median slice.
+
+    So it is compared with its like, and a hiccup in one slice allows nothing to the others.
+
+    Args:
+        jobs: all.
+        begin: when that began, in seconds of the monotonic clock.
+        end: when it was over.
+    """
+    starts = np.arange(begin, end - SLICE_S / 2, SLICE_S)
+    p99 = np.median([between(jobs, at, at + SLICE_S).p99 for at in starts])
+    return replace(between(jobs, begin, end), p99=float(p99))
 
 
 def around(jobs: Jobs, event: Event) -> Latency:

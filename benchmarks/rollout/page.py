@@ -63,11 +63,12 @@ def _jobs(verdict: Verdict) -> str:
 def _steady(verdict: Verdict) -> str:
     steady = verdict.steady
     return (
-        f"Before anything happens p50 is {steady.p50:.0f} ms and p99 {steady.p99:.0f} ms; the "
-        f"slowest of {steady.jobs:,} jobs took {steady.worst:.0f} ms. Of each event the table has "
-        f"the p99 of the jobs due in the {SLICE_S:g} s from its beginning on (of the worst such "
-        f"span, where it takes longer); the promise is at most {ALLOWED:g} x the steady p99. A "
-        "job's time counts from when it was due, not from when it could be submitted."
+        f"Before anything happens p50 is {steady.p50:.0f} ms, p99 {steady.p99:.0f} ms in the "
+        f"median span of {SLICE_S:g} s, and the slowest of {steady.jobs:,} jobs took "
+        f"{steady.worst:.0f} ms. Of each event the table has the p99 of the jobs due in the "
+        f"{SLICE_S:g} s from its beginning on (of the worst such span, where it takes longer); "
+        f"the promise is at most {ALLOWED:g} x the steady p99. A job's time counts from when it "
+        "was due, not from when it could be submitted."
     )
 
 

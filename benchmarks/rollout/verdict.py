@@ -47,7 +47,7 @@ class Verdict:
         return cls(
             run=run,
             count=figures.count(jobs, {version: answers(version) for version in versions}),
-            steady=figures.between(jobs, run.begin, first),
+            steady=figures.steady(jobs, run.begin, first),
             around=[(event, figures.around(jobs, event)) for event in run.events],
             flips=figures.flips(jobs, run.events, versions),
             quiet_ms=figures.silence(jobs, run.begin, first)[0],

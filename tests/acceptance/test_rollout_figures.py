@@ -152,6 +152,14 @@ def test_a_failed_job_and_a_felt_event_are_problems(verdict: Callable[[Jobs], Ve
     assert "p99 21 ms is 2.1 x the steady 10 ms" in felt[0]
 
 
+def test_a_hiccup_before_allows_nothing_to_events() -> None:
+    jobs = story()
+    jobs.done[100:110] += 0.5
+    found = figures.steady(jobs, BEGIN, END)
+    assert found.p99 == pytest.approx(10)
+    assert found.worst == pytest.approx(510)
+
+
 def test_too_few_jobs_are_no_proof(verdict: Callable[[Jobs], Verdict]) -> None:
     problems = list(verdict(story().first(650)).problems())
     assert len(problems) == 7
