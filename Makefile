@@ -32,7 +32,7 @@ up: install ## start an embedded Redis, a worker and a flusher
 
 test: lint types contracts ## check everything: style, types, layers and all tests
 	@echo "tests"
-	@$(BIN)/python -m pytest -q
+	@BIN=$(BIN) sh scripts/run_tests.sh
 
 unit: install ## run the unit tests alone
 	@$(BIN)/python -m pytest -q tests/unit
