@@ -49,6 +49,7 @@ class Board:
         self._catalog = Catalog(client, namespace)
         self._control = TrafficControl(client, namespace, who="worker")
         self._known: dict[str, Standing] = {}
+        self._changes: dict[str, bytes] = {}
         self._revision: int | None = None
         self._read_at = float("-inf")
         self._lock = threading.Lock()
@@ -123,18 +124,19 @@ class Board:
         return moved
 
     def _read(self) -> None:
+        """Reads the models anew whose last change is another one.
+
+        The number of changes would not tell: after a loss of data it begins anew.
+        """
         names = self._catalog.names()
         pipe = self._client.pipeline(transaction=False)
         for name in names:
-            pipe.hget(traffic_key(self._namespace, name), "number")
-        numbers = pipe.execute() if names else []
-        moving = {name: int(number) for name, number in zip(names, numbers, strict=True) if number}
-        known = {}
-        for name, number in moving.items():
-            before = self._known.get(name)
-            known[name] = (
-                before
-                if before is not None and before.number == number
-                else self._control.read(name)
-            )
-        self._known = known
+            pipe.hget(traffic_key(self._namespace, name), "ids")
+        ids = pipe.execute() if names else []
+        changes = {name: last for name, last in zip(names, ids, strict=True) if last}
+        same = {name for name, last in changes.items() if self._changes.get(name) == last}
+        self._known = {
+            name: self._known[name] if name in same else self._control.read(name)
+            for name in changes
+        }
+        self._changes = changes

@@ -61,10 +61,9 @@ def begin() -> None:
 
 
 def end() -> None:
-    """Ends that, if it was begun."""
-    global _made
+    """Ends that, if it was begun; a drain that still runs, or begins late, goes on without it."""
     with _making:
-        made, _made = _made, None
+        made = _made
     if made is not None:
         made.steward.stop()
         made.mirror.stop()

@@ -107,9 +107,13 @@ def test_a_process_spares_what_it_loaded_before_it_loads_a_model(
 
     made: Any = Made()
     made.steward = made.mirror = made
+    made.drainer = object()
+    monkeypatch.setattr(runtime, "_made", None)
     monkeypatch.setattr(runtime, "find_store", lambda settings: settings)
     monkeypatch.setattr(runtime, "make_process", lambda settings, stop: made)
     runtime.begin()
     runtime.end()
     assert counts[0] > 1000
     assert counts[1:] == [0, 0]
+    assert runtime.drainer() is made.drainer, "a drain that begins late loads nothing anew"
+    assert len(counts) == 3
