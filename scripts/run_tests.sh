@@ -1,16 +1,17 @@
 #!/bin/sh
-# Runs the unit tests beside all others, which wait for processes more than they compute.
+# Runs the tests in two halves side by side: those with real workers wait more than they compute.
 # Usage: BIN=.venv/bin sh scripts/run_tests.sh
 set -u
 log=$(mktemp)
-"$BIN/python" -m pytest -q tests/unit >"$log" 2>&1 &
-unit=$!
-trap 'kill "$unit" 2>/dev/null; rm -f "$log"' INT TERM
-"$BIN/python" -m pytest -q tests --ignore=tests/unit
-others=$?
-wait "$unit"
+"$BIN/python" -m pytest -q tests --ignore=tests/acceptance --ignore=tests/chaos >"$log" 2>&1 &
+first=$!
+trap 'kill "$first" 2>/dev/null; rm -f "$log"' INT TERM
+echo "with real workers: acceptance, chaos"
+"$BIN/python" -m pytest -q tests/acceptance tests/chaos
+workers=$?
+wait "$first"
 code=$?
-echo "unit tests"
+echo "all others: unit, integration, properties"
 cat "$log"
 rm -f "$log"
-[ "$others" -eq 0 ] && [ "$code" -eq 0 ]
+[ "$workers" -eq 0 ] && [ "$code" -eq 0 ]
