@@ -61,7 +61,7 @@ def _receiver_full(waiting: int, receiver: str, closed_s: float) -> ReceiverFull
 
 def claimed(batch: str, reply: Any) -> Claimed:
     """The batch that was claimed under the id ``batch``."""
-    reason, oldest, now, left, uids, records, ceiling = reply
+    reason, oldest, now, left, uids, records, ceiling, stays = reply
     return Claimed(
         batch=batch,
         reason=reason.decode(),
@@ -71,6 +71,7 @@ def claimed(batch: str, reply: Any) -> Claimed:
         uids=[uid.decode() for uid in uids],
         records=records,
         ceiling=int(ceiling),
+        stays=stays == 1,
     )
 
 
@@ -81,8 +82,15 @@ def due(reply: Any) -> Due:
 
 def flush(reply: Any) -> Flush:
     """The decision about one lane."""
-    sent, expired, lane, queue, overdue = reply
-    return Flush(int(sent), int(expired), lane.decode(), queue.decode(), int(overdue))
+    sent, expired, lane, queue, overdue, in_the_way = reply
+    return Flush(
+        int(sent),
+        int(expired),
+        lane.decode(),
+        queue.decode(),
+        int(overdue),
+        tuple(slot.decode() for slot in in_the_way),
+    )
 
 
 def reaped(reply: Any) -> Reaped:

@@ -94,6 +94,9 @@ class Calls:
         lease_ms: int,
         device: str = "cpu",
         ran: str = "",
+        stay_ms: int = 0,
+        ahead: bool = False,
+        was_idle: bool = False,
     ) -> Call[Claimed]:
         """Takes up to ``max_batch_size`` of the jobs that run next, under a lease.
 
@@ -108,8 +111,14 @@ class Calls:
             lease_ms: milliseconds without renewal after which the batch is taken back.
             device: what the batch will run on; a remembered ceiling holds for one kind of device.
             ran: the version that runs it, where that is not the one that the lane is named after.
+            stay_ms: milliseconds for which the drain stays, to be called for the next job, where
+                it finds nothing; it does not where others wait for its slot.
+            ahead: take a full batch or nothing, while the drain still runs another: until a
+                ``settle`` tells that it begins, it goes back without penalty if its worker dies.
+            was_idle: whether the drain had nothing to do when the first of these jobs came.
         """
-        args = (slot, batch, token, worker, lease_ms, device, self._kept, self._channels, ran)
+        args: list[Any] = [slot, batch, token, worker, lease_ms, device, self._kept, self._channels]
+        args += (ran, stay_ms, int(ahead), int(was_idle))
         return self._call("claim", slot, args, lambda reply: answers.claimed(batch, reply))
 
     def govern(self, slot: str, lane: str, policy: BatchPolicy) -> Call[bool]:
@@ -126,18 +135,19 @@ class Calls:
         """Extends the lease of a running batch; false when it was lost."""
         return self._call("renew", slot, (batch, token, lease_ms), bool)
 
-    def settle(self, slot: str, batch: str, outcome: Settlement) -> Call[bool]:
+    def settle(self, slot: str, batch: str, outcome: Settlement, begins: str = "") -> Call[bool]:
         """Writes all outcomes of a batch in one step; false when the fence was lost.
 
         Args:
             slot: the lane.
             batch: the batch that must still hold its lease.
             outcome: what became of its jobs.
+            begins: the batch, claimed ahead by the same drain, that begins to run now.
         """
         count = len(outcome.uids)
         args: list[Any] = [batch, self._kept, self._channels, slot, outcome.compute_us]
         args += [outcome.succeeded, count - outcome.succeeded, count]
-        args += [outcome.device, outcome.ceiling]
+        args += [outcome.device, outcome.ceiling, begins]
         for uid, record in zip(outcome.uids, outcome.records, strict=True):
             args += (uid, record)
         for client, message in outcome.messages.items():
@@ -234,7 +244,15 @@ class Calls:
     def announce(self, queue: str, worker: str, *, slots: int, stale_ms: int) -> Call[int]:
         """Notes that ``worker`` serves ``queue`` with ``slots``, for ``stale_ms``; 0: it leaves."""
         member = f"{worker}|{slots}"
-        return Call("announce", (workers_key(self.namespace, queue),), (member, stale_ms), int)
+        keys = (
+            workers_key(self.namespace, queue),
+            shared_keys(self.namespace).slots + queue,
+        )
+        return Call("announce", keys, (member, stale_ms), int)
+
+    def stir(self, slot: str) -> Call[bool]:
+        """Calls a drain that stays at an empty lane, so that it gives up its slot."""
+        return self._call("stir", slot, (), bool)
 
     def rearm(self, slot: str, *, now: bool) -> Call[bool]:
         """Puts a lane with work back on the flushers' list; ``now`` has it looked at at once."""

@@ -188,6 +188,8 @@ class Flusher:
             flush = self._ask(slot, now_ms, tokens)
         for token in tokens[: flush.sent]:
             self._send(Drain(flush.lane, flush.queue, token))
+        for idle in flush.in_the_way:
+            self._runner.run(self._calls.stir(idle))
         if flush.queue:
             self._alarm.look(slot, flush.lane, flush.queue, self._workers(flush.queue, now_ms))
         return flush.sent

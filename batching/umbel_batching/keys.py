@@ -11,6 +11,10 @@ key                           type     members                                  
 ``N:wake``                    zset     slot -> next ms it needs a flusher          while lanes work
 ``N:signal``                  zset     one marker; a blocked flusher pops it       while unread
 ``N:workers:<queue>``         zset     ``worker|slots`` -> ms its heartbeat lapses 60 s
+``N:slots:<queue>``           string   batches its workers can run side by side    60 s
+``N:busy:<queue>``            zset     drain token -> ms its slot counts as free   while drains are
+``N:stays:<queue>``           zset     slot of an empty lane -> ms until which a   while any do
+                                       drain stays there for work
 ``N:once:<uid>``              string   slot and fingerprint of a job with an       TTL once terminal
                                        idempotency key
 ``N:{S}:lane``                hash     name, queue, policy, bytes, counters, rate  permanent
@@ -19,6 +23,9 @@ key                           type     members                                  
 ``N:{S}:leases``              zset     batch id -> ms the lease runs out           while jobs run
 ``N:{S}:sent``                zset     drain token -> ms it counts as lost         while unanswered
 ``N:{S}:drains``              zset     drain token -> ms it counts as dead         while draining
+``N:{S}:idle``                zset     token of a drain that stays for work -> ms  while draining
+                                       until which it does
+``N:{S}:ring``                list     one mark for each of them that is called    1 s
 ``N:{S}:batch:<batch id>``    hash     who ran it, when, why, and its uids         TTL once settled
 ``N:{S}:job:<uid>``           string   the job's record, see ``record.py``         TTL once terminal
 ``N:{S}:tomb:<9 digits>``     string   uid, state, end of jobs that ended          TTL
@@ -67,6 +74,8 @@ class LaneKeys:
     leases: str
     sent: str
     drains: str
+    idle: str
+    ring: str
     batch: str
     job: str
     tomb: str
@@ -90,6 +99,9 @@ class SharedKeys:
     lanes: str
     wake: str
     signal: str
+    slots: str
+    busy: str
+    stays: str
     once: str
     receivers: str
     senders: str
@@ -110,6 +122,9 @@ def shared_keys(namespace: str) -> SharedKeys:
         lanes=f"{namespace}:lanes",
         wake=f"{namespace}:wake",
         signal=f"{namespace}:signal",
+        slots=f"{namespace}:slots:",
+        busy=f"{namespace}:busy:",
+        stays=f"{namespace}:stays:",
         once=f"{namespace}:once:",
         receivers=f"{namespace}:receivers",
         senders=f"{namespace}:senders",
@@ -134,6 +149,8 @@ def lane_keys(namespace: str, slot: str) -> LaneKeys:
         leases=f"{base}:leases",
         sent=f"{base}:sent",
         drains=f"{base}:drains",
+        idle=f"{base}:idle",
+        ring=f"{base}:ring",
         batch=f"{base}:batch:",
         job=f"{base}:job:",
         tomb=f"{base}:tomb:",

@@ -116,8 +116,20 @@ class Runner:
         """Runs several calls in order, in one round trip; each is atomic by itself."""
         pipe = self.client.pipeline(transaction=False)
         for call in calls:
-            pipe.evalsha(source(call.script).sha, len(call.keys), *call.keys, *call.args)
-        replies = pipe.execute(raise_on_error=False)
+            pipe.execute_command(*self.command(call))  # type: ignore[no-untyped-call]
+        return self.parsed(calls, pipe.execute(raise_on_error=False))
+
+    def command(self, call: Call[Any]) -> tuple[Any, ...]:
+        """The command that runs a call whose script Redis knows."""
+        return ("EVALSHA", source(call.script).sha, len(call.keys), *call.keys, *call.args)
+
+    def parsed(self, calls: Sequence[Call[Any]], replies: Sequence[Any]) -> list[Any]:
+        """Reads the replies to several commands; a script that Redis did not know is run now.
+
+        Args:
+            calls: the calls, in order.
+            replies: the reply to each, or the error that it raised.
+        """
         return [
             call.parse(self._settle(call, reply))
             for call, reply in zip(calls, replies, strict=True)

@@ -67,13 +67,14 @@ class Claimed:
 
     Attributes:
         batch: id of the batch, and the fence for settling it; the empty batch has no jobs.
-        reason: why it was flushed: ``size``, ``timeout``, ``deadline`` or ``drain``.
+        reason: why it was flushed: ``size``, ``timeout``, ``deadline``, ``idle`` or ``drain``.
         oldest_ms: arrival of the job that had waited longest.
         started_ms: when it was claimed.
         left: jobs that still wait in the lane; 0 with no jobs here means that the drain ended.
         uids: the jobs, first in line first.
         records: their records, in the same order.
         ceiling: largest batch known to fit into the memory of the device; 0: none known.
+        stays: whether the drain, which found nothing, stays to be called for the next job.
     """
 
     batch: str
@@ -84,6 +85,7 @@ class Claimed:
     uids: list[str]
     records: list[bytes]
     ceiling: int = 0
+    stays: bool = False
 
 
 class Settlement(msgspec.Struct, frozen=True):
@@ -127,6 +129,7 @@ class Flush:
         lane: name of the lane.
         queue: the Celery queue whose workers serve it.
         overdue: waiting jobs whose deadline has passed.
+        in_the_way: slots of empty lanes whose drains stay for work, and hold up what was sent.
     """
 
     sent: int
@@ -134,6 +137,7 @@ class Flush:
     lane: str
     queue: str
     overdue: int = 0
+    in_the_way: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,13 @@ class Settings(CallbackSettings, BaseSettings):
     drain_budget_ms: int = Field(
         2_000, ge=1, description="Longest time one Celery task keeps draining a lane."
     )
+    idle_ms: int = Field(
+        500,
+        ge=0,
+        le=10_000,
+        description="How long a drain whose lane is empty stays for the next job, which it then "
+        "takes without a Celery message; others that need its slot end that.",
+    )
     grace_s: float = Field(
         20.0,
         ge=0,

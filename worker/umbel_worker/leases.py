@@ -29,23 +29,24 @@ class LeaseKeeper:
 
     def __init__(self, runner: Runner, calls: Calls, lease_ms: int) -> None:
         self._runner, self._calls, self._lease_ms = runner, calls, lease_ms
-        self._held: dict[str, tuple[str, str]] = {}
+        self._held: dict[str, tuple[str, str, bool]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="umbel-leases", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def hold(self, slot: str, batch: str, token: str) -> Iterator[None]:
+    def hold(self, slot: str, batch: str, token: str, *, ahead: bool = False) -> Iterator[None]:
         """Keeps the lease of ``batch`` while the block runs.
 
         Args:
             slot: the lane.
             batch: the batch that was claimed.
             token: the drain that runs it.
+            ahead: whether it is only asked for: there may be none.
         """
         with self._lock:
-            self._held[batch] = (slot, token)
+            self._held[batch] = (slot, token, ahead)
         try:
             yield
         finally:
@@ -61,13 +62,13 @@ class LeaseKeeper:
         while not self._stop.wait(self._lease_ms / 4000):
             with self._lock:
                 held = list(self._held.items())
-            for batch, (slot, token) in held:
-                self._renew(slot, batch, token)
+            for batch, (slot, token, ahead) in held:
+                self._renew(slot, batch, token, ahead=ahead)
 
-    def _renew(self, slot: str, batch: str, token: str) -> None:
+    def _renew(self, slot: str, batch: str, token: str, *, ahead: bool) -> None:
         call = self._calls.renew(slot, batch=batch, token=token, lease_ms=self._lease_ms)
         try:
-            if not self._runner.run(call) and batch in self._held:
+            if not self._runner.run(call) and batch in self._held and not ahead:
                 log.warning("batch %s: lease lost; its outcome will be computed elsewhere", batch)
         except RedisError as error:
             log.warning("batch %s: lease not renewed (%s)", batch, type(error).__name__)

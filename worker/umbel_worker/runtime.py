@@ -21,6 +21,7 @@ from umbel_registry.figures import Tallies
 from umbel_registry.loads import Loads
 from umbel_worker.board import Board
 from umbel_worker.drain import Drainer
+from umbel_worker.idle import Idle
 from umbel_worker.leases import LeaseKeeper
 from umbel_worker.mirror import Mirror
 from umbel_worker.models import ModelCache
@@ -134,10 +135,16 @@ def make_process(settings: Settings, stop: Flag) -> Process:
         worker=name,
         lease_ms=settings.lease_ms,
         budget_s=settings.drain_budget_ms / 1000,
+        idle=_idle(settings),
         device=kind_of(pick_device(settings.device)),
         stopping=stop,
     )
     return Process(made, steward, mirror, leases)
+
+
+def _idle(settings: Settings) -> Idle:
+    client = connect(settings, purpose="blocking", client_name="umbel-idle")
+    return Idle(client, settings.namespace, settings.idle_ms)
 
 
 def _place(settings: Settings) -> dict[str, Any]:

@@ -76,6 +76,23 @@ local function arm(slot, due)
   end
 end
 
+-- Batches that the workers of a queue can run side by side, and how many of them are spoken for: by
+-- drains that run, and by hints that were sent.
+local function slots_of(queue, now)
+  return tonumber(redis.call('GET', slots .. queue) or 0),
+    redis.call('ZCOUNT', busy .. queue, '(' .. ms13(now), '+inf')
+end
+
+-- Calls one drain that stays at its empty lane for work; false where none does.
+local function call_idle(now)
+  local found = redis.call('ZRANGEBYSCORE', idle, '(' .. ms13(now), '+inf', 'LIMIT', 0, 1)
+  if not found[1] then return false end
+  redis.call('ZREM', idle, found[1])
+  redis.call('LPUSH', ring, '!')
+  redis.call('PEXPIRE', ring, 1000)
+  return true
+end
+
 local function score_of_first(key)
   local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
   return first[2] and tonumber(first[2])

@@ -1,21 +1,26 @@
 -- Takes the jobs that run next and may run together out of a lane, under a lease.
--- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, batch, job, once, same, tomb, receivers, outbox, receiver, senders, signal, owing
+-- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, batch, job, once, same, tomb, receivers, outbox, receiver, senders, signal, owing, slots, busy, stays, idle
 -- ARGV: slot, batch id, drain token, worker, lease in ms, device, retention, prefix of reply
---       channels, version that runs the batch where that is not the lane's own, else ''
--- Returns {reason, arrival of the oldest, now, jobs left, uids, records, ceiling}; reason is ''
--- when nothing was taken. When nothing is left either, the drain has ended. Asked again with the
--- same batch id it returns the same batch.
+--       channels, version that runs the batch where that is not the lane's own, else '', ms that the
+--       drain stays where it finds nothing, 1 to take a full batch or nothing, and that ahead of
+--       its turn, 1 where the drain was idle
+-- Returns {reason, arrival of the oldest, now, jobs left, uids, records, ceiling, 1 if the drain
+-- stays}; reason is '' when nothing was taken. When nothing is left either, the drain has ended,
+-- unless it stays or asked for a full batch. Asked again with the same batch id it returns the same
+-- batch.
 local slot, id, token, worker, lease = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local stay, ahead, was_idle = tonumber(ARGV[10]), ARGV[11] == '1', ARGV[12] == '1'
 local keep, channels = retention(ARGV[7]), ARGV[8]
 local AGE_TURN = 4 -- of this many batches one takes the oldest jobs, whatever their class
 local PROBE_MS = 60000 -- how often a batch above the remembered ceiling is tried
+local LATE_MS = 2000 -- a drain that stays and has not claimed for so long after that counts as dead
 local MOST_JOINED = 1000 -- jobs that share the fate of one running batch; it settles them all
 local now = now_ms()
 
 local before = redis.call('HMGET', batch .. id, 'uids', 'reason', 'oldest', 'started', 'twins')
 if before[1] then
   if not redis.call('ZSCORE', leases, id) then
-    return {'', '0', ms13(now), redis.call('ZCARD', waiting), {}, {}, 0}
+    return {'', '0', ms13(now), redis.call('ZCARD', waiting), {}, {}, 0, 0}
   end
   local taken, twins = uids_in(before[1]), twins_in(before[5])
   local uids, records = {}, {}
@@ -25,18 +30,42 @@ if before[1] then
       records[#records + 1] = record
     end
   end
-  return {before[2], before[3], before[4], redis.call('ZCARD', waiting), uids, records, 0}
+  return {before[2], before[3], before[4], redis.call('ZCARD', waiting), uids, records, 0, 0}
 end
 
 if redis.call('ZREM', sent, token) == 1 then redis.call('HDEL', lane, 'unanswered') end
 local depth = redis.call('ZCARD', waiting)
-if depth == 0 then
-  end_drain(slot, token)
-  return {'', '0', ms13(now), 0, {}, {}, 0}
+local policy = redis.call('HMGET', lane, 'max_batch_size', 'max_wait_ms', 'single_flight',
+  'cache_ttl_s', 'ceiling:' .. ARGV[6], 'ceiling_at:' .. ARGV[6], 'queue')
+local queue = policy[7] or ''
+
+-- Whether more drains run or are called for than the workers of the queue can run side by side.
+local function is_crowded()
+  local there, taken = slots_of(queue, now)
+  return taken > there
 end
 
-local policy = redis.call('HMGET', lane, 'max_batch_size', 'max_wait_ms', 'single_flight',
-  'cache_ttl_s', 'ceiling:' .. ARGV[6], 'ceiling_at:' .. ARGV[6])
+-- Has a drain that found nothing stay for work, or ends it.
+local function stay_or_end()
+  if stay == 0 or is_crowded() then
+    end_drain(slot, policy[7], token)
+    return 0
+  end
+  redis.call('ZADD', idle, now + stay, token)
+  redis.call('ZADD', stays .. queue, now + stay, slot)
+  redis.call('PEXPIRE', stays .. queue, stay + LATE_MS)
+  for _, key in ipairs({drains, busy .. queue}) do
+    redis.call('ZADD', key, now + stay + LATE_MS, token)
+  end
+  redis.call('ZADD', wake, 'LT', now + stay + LATE_MS, slot)
+  return 1
+end
+
+if ahead and depth < tonumber(policy[1] or 1) then
+  return {'', '0', ms13(now), depth, {}, {}, 0, 0}
+end
+if depth == 0 then return {'', '0', ms13(now), 0, {}, {}, 0, stay_or_end()} end
+
 local size, wait = tonumber(policy[1]), tonumber(policy[2])
 local shares = policy[3] == '1' or tonumber(policy[4] or 0) > 0
 local limit, ceiling = size, tonumber(policy[5] or 0)
@@ -193,17 +222,19 @@ end
 
 local left = depth - count
 if #uids == 0 then
-  if left == 0 then end_drain(slot, token) end
-  return {'', '0', ms13(now), left, {}, {}, 0}
+  local stays_on = left == 0 and not ahead and stay_or_end() or 0
+  return {'', '0', ms13(now), left, {}, {}, 0, stays_on}
 end
 local reason = depth >= size and 'size' or now - tonumber(oldest) >= wait and 'timeout'
-  or urgent and 'deadline' or 'drain'
+  or urgent and 'deadline' or was_idle and 'idle' or 'drain'
 redis.call('HSET', batch .. id, 'uids', table.concat(all, ' '), 'size', #all, 'worker', worker,
   'token', token, 'reason', reason, 'oldest', oldest, 'started', ms13(now))
 if ARGV[9] ~= '' then redis.call('HSET', batch .. id, 'ran', ARGV[9]) end
+if ahead then redis.call('HSET', batch .. id, 'ahead', 1) end
 if #twins > 0 then redis.call('HSET', batch .. id, 'twins', table.concat(twins, ' ')) end
 if #digests > 0 then redis.call('HSET', batch .. id, 'digests', table.concat(digests, ' ')) end
 redis.call('ZADD', leases, now + lease, id)
 redis.call('ZADD', drains, now + lease, token)
+redis.call('ZADD', busy .. queue, now + lease, token)
 redis.call('ZADD', wake, 'LT', now + lease, slot)
-return {reason, oldest, ms13(now), left, uids, records, ceiling}
+return {reason, oldest, ms13(now), left, uids, records, ceiling, 0}

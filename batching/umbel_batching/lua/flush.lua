@@ -1,9 +1,10 @@
 -- Decides how many drains a lane needs now, notes them as sent, and sets when to look again.
--- KEYS: lane, waiting, leases, sent, drains, deadlines, wake
+-- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, idle, slots, busy, stays
 -- ARGV: slot, worker slots that serve the queue, ms after which a hint counts as lost, drain tokens
--- Returns {number of tokens used, leases that ran out, name, queue, deadlines that passed}. Running
--- it twice, or in two flushers at once, sends nothing twice: what was sent is counted.
-local slot, slots, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+-- Returns {number of tokens used, leases that ran out, name, queue, deadlines that passed, slots of
+-- empty lanes whose idle drains are in the way}. Running it twice, or in two flushers at once, sends
+-- nothing twice: what was sent is counted.
+local slot, most, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local FIRST = 4
 local now = now_ms()
 
@@ -11,11 +12,15 @@ local now = now_ms()
 if #ARGV >= FIRST then redis.call('ZREM', sent, unpack(ARGV, FIRST)) end
 local unanswered = redis.call('ZREMRANGEBYSCORE', sent, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', drains, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', idle, '-inf', now)
 local known = redis.call('HMGET', lane, 'name', 'queue', 'max_batch_size', 'max_wait_ms', 'slots', 'unanswered')
 if not known[1] then
   redis.call('ZREM', wake, slot)
-  return {0, 0, '', '', 0}
+  return {0, 0, '', '', 0, {}}
 end
+local queue = known[2]
+if #ARGV >= FIRST then redis.call('ZREM', busy .. queue, unpack(ARGV, FIRST)) end
+redis.call('ZREMRANGEBYSCORE', busy .. queue, '-inf', now)
 if known[5] ~= ARGV[2] then redis.call('HSET', lane, 'slots', ARGV[2]) end
 
 local depth = redis.call('ZCARD', waiting)
@@ -23,11 +28,12 @@ local size, wait = tonumber(known[3]), tonumber(known[4])
 local pending, running = redis.call('ZCARD', sent), redis.call('ZCARD', drains)
 local oldest = depth > 0 and oldest_arrival(waiting) or now
 local deadline = score_of_first(deadlines)
-local due = depth >= size or depth > 0 and now - oldest >= wait
+local there, taken = slots_of(queue, now)
+local due = depth >= size or depth > 0 and (now - oldest >= wait or pending == 0 and taken < there)
   or deadline and deadline <= now + DEADLINE_MARGIN
 local wanted = 0
 if due then
-  wanted = math.min(math.max(1, math.floor(depth / size)) - pending, slots - pending - running,
+  wanted = math.min(math.max(1, math.floor(depth / size)) - pending, most - pending - running,
     #ARGV - FIRST + 1)
   wanted = math.max(0, wanted)
 end
@@ -39,6 +45,14 @@ elseif running > 0 then missed = 0 end
 if missed ~= tonumber(known[6] or 0) then redis.call('HSET', lane, 'unanswered', missed) end
 for at = FIRST, FIRST + wanted - 1 do
   redis.call('ZADD', sent, now + patience * 2 ^ missed, ARGV[at])
+  redis.call('ZADD', busy .. queue, now + patience * 2 ^ missed, ARGV[at])
+end
+-- A hint waits in the broker while all slots are taken: those that only stay for work give theirs up.
+local in_the_way = {}
+if wanted > 0 and taken + wanted > there then
+  in_the_way = redis.call('ZRANGEBYSCORE', stays .. queue, '(' .. ms13(now), '+inf', 'LIMIT', 0,
+    taken + wanted - there)
+  if in_the_way[1] then redis.call('ZREM', stays .. queue, unpack(in_the_way)) end
 end
 
 local next_look
@@ -59,4 +73,4 @@ else
   redis.call('ZREM', wake, slot)
 end
 return {wanted, redis.call('ZCOUNT', leases, '-inf', now), known[1], known[2],
-  redis.call('ZCOUNT', deadlines, '-inf', now)}
+  redis.call('ZCOUNT', deadlines, '-inf', now), in_the_way}

@@ -11,6 +11,10 @@ local lost = redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[2
 local back, dying, ended = {}, {}, {}
 
 local function take_back(uid, record, id, about)
+  if about.ahead then -- claimed and never begun: whatever ended its worker, this was not it
+    back[#back + 1] = untried(uid, record)
+    return
+  end
   local attempts = tonumber(sub(record, ATTEMPTS_FROM, ATTEMPTS_TO))
   record = with_event(record, 'lost', now, id, about.worker, about.cause)
   local head = sub(record, 1, HEAD)
@@ -35,9 +39,9 @@ for _, id in ipairs(lost) do
   if #back + #dying >= MOST_JOBS then break end
   batches = batches + 1
   redis.call('ZREM', leases, id)
-  local known = redis.call('HMGET', batch .. id, 'uids', 'size', 'worker', 'cause')
+  local known = redis.call('HMGET', batch .. id, 'uids', 'size', 'worker', 'cause', 'ahead')
   if known[1] then
-    local about = {size = tonumber(known[2]), worker = known[3] or '',
+    local about = {ahead = known[5], size = tonumber(known[2]), worker = known[3] or '',
       cause = known[4] or 'no sign of life until its lease ran out'}
     local uids, records, theirs, needed = uids_in(known[1]), {}, {}, {}
     for at, record in ipairs(read(uids)) do
@@ -45,7 +49,8 @@ for _, id in ipairs(lost) do
       if record and held(record, id) then
         theirs[#theirs + 1] = uids[at]
         records[#records + 1] = record
-        if tonumber(sub(record, ATTEMPTS_FROM, ATTEMPTS_TO)) >= max_attempts then
+        if not about.ahead
+          and tonumber(sub(record, ATTEMPTS_FROM, ATTEMPTS_TO)) >= max_attempts then
           needed[uids[at]] = true
         end
       end

@@ -1,12 +1,14 @@
 -- Writes the outcomes of a batch, all in one step, if its lease still holds: the lease is the fence.
 -- KEYS: lane, leases, batch, job, dead, recordings, recording, cached, same, tomb, once, waiting, deadlines, wake, signal, receivers, outbox, receiver, senders, delivery, owing
 -- ARGV: batch id, retention, prefix of reply channels, slot, compute time in us, jobs succeeded,
---       jobs failed, number of jobs, device, ceiling (0: no news, -1: none any more), then per job:
+--       jobs failed, number of jobs, device, ceiling (0: no news, -1: none any more), the batch of
+--       the same drain that begins now, which was claimed ahead of its turn, or '', then per job:
 --       uid, terminal record; then per waiting client: channel, message
 -- Returns 1 when written, 2 when this batch had written before, 0 when the fence was lost.
 local id, keep, channels, slot = ARGV[1], retention(ARGV[2]), ARGV[3], ARGV[4]
-local FIRST, count, ceiling = 11, tonumber(ARGV[8]), tonumber(ARGV[10])
+local FIRST, count, ceiling = 12, tonumber(ARGV[8]), tonumber(ARGV[10])
 
+if ARGV[11] ~= '' then redis.call('HDEL', batch .. ARGV[11], 'ahead') end
 if not redis.call('ZSCORE', leases, id) then
   return redis.call('HEXISTS', batch .. id, 'settled') == 1 and 2 or 0
 end

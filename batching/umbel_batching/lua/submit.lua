@@ -1,5 +1,5 @@
 -- Puts jobs into a lane: all of them, or none.
--- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb, receivers, outbox, receiver, senders, owing
+-- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb, receivers, outbox, receiver, senders, owing, slots, busy, idle, ring
 -- ARGV: slot, lane name, queue, policy, retention, prefix of reply channels, most callbacks that may
 --       wait for one receiver (0: none of the jobs has one), most bytes of their records, then per
 --       job: uid, timeout in ms (0: none), the record behind `finished`. The uid of a job with an
@@ -122,7 +122,7 @@ local function remembered(tail)
   return found and sub(found, 1, 1) == 'o' and sub(found, 2) or nil, from
 end
 
-local members, timed, ended, first_deadline = {}, {}, {}, nil
+local records, members, timed, ended, first_deadline = {}, {}, {}, {}, nil
 local scores = {n = arrival}
 for place = 1, #fresh do
   local at = fresh[place]
@@ -146,7 +146,8 @@ for place = 1, #fresh do
     ended[#ended + 1] = uid .. 's'
     bytes = bytes - PRIORITY_FROM + 1 - #tail
   else
-    redis.call('SET', job .. uid, blank .. deadline .. none .. tail)
+    records[#records + 1] = job .. uid
+    records[#records + 1] = blank .. deadline .. none .. tail
     local class = sub(tail, 1, 1)
     if not scores[class] then scores[class] = score_text(class, now) end
     members[#members + 1] = scores[class]
@@ -171,18 +172,28 @@ if #ended > 0 then
   redis.call('HINCRBY', lane, 'shared', #ended)
 end
 if #members == 0 then return {1, depth, known} end
+for from = 1, #records, CHUNK do
+  redis.call('MSET', unpack(records, from, math.min(from + CHUNK - 1, #records)))
+end
 in_chunks('ZADD', waiting, members)
 if #timed > 0 then in_chunks('ZADD', deadlines, timed) end
 redis.call('HINCRBY', lane, 'bytes', bytes)
 
--- Wake a flusher at once for a full batch that nobody was sent for, at the latest after the wait;
--- not at all while every worker slot already drains this lane: a drain looks again by itself.
+-- A drain that stays here for work is called. Else a flusher is woken: at once for a full batch that
+-- nobody was sent for, or where a worker is free; at the latest after the wait; not at all while
+-- every slot that the lane may have drains it already: a drain looks again by itself.
 depth = depth + #members / 2
-local pending = redis.call('ZCARD', sent)
-local room = tonumber(lane_has[7] or 1) - pending - redis.call('ZCARD', drains)
-if room > 0 or pending == 0 and not redis.call('ZSCORE', wake, slot) then
-  local full = math.floor(depth / size) > pending
-  arm(slot, full and now or now + wait)
+if not call_idle(now) then
+  local pending = redis.call('ZCARD', sent)
+  local room = tonumber(lane_has[7] or 1) - pending - redis.call('ZCARD', drains)
+  if room > 0 or pending == 0 and not redis.call('ZSCORE', wake, slot) then
+    local now_due = math.floor(depth / size) > pending
+    if not now_due and pending == 0 then
+      local there, taken = slots_of(ARGV[3], now)
+      now_due = taken < there
+    end
+    arm(slot, now_due and now or now + wait)
+  end
 end
 if first_deadline then arm(slot, math.max(now, first_deadline - DEADLINE_MARGIN)) end
 return {1, depth, known}

@@ -13,7 +13,8 @@ from umbel import Client, Job
 from umbel_batching.lanes import new_uid
 from umbel_batching.scripts import source
 from umbel_config.settings import Settings
-from umbel_worker.drain import Drainer, Tally
+from umbel_worker.drain import Drainer
+from umbel_worker.rounds import Tally
 from umbel_worker.runtime import make_drainer
 
 if TYPE_CHECKING:  # the fixtures of the tests' root

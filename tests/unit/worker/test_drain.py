@@ -25,6 +25,7 @@ from umbel_registry.loading import ArrayModel
 from umbel_worker.board import Board
 from umbel_worker.compute import Computed
 from umbel_worker.drain import Drainer
+from umbel_worker.idle import Idle
 from umbel_worker.leases import LeaseKeeper
 from umbel_worker.mirror import Mirror
 from umbel_worker.observer import Observer
@@ -73,6 +74,7 @@ class Bench:
             worker="w1",
             lease_ms=60_000,
             budget_s=30,
+            idle=Idle(store, "t", 0),
             stopping=self.stopping,
         )
 
@@ -163,7 +165,7 @@ def test_spent_budget_ends_the_drain(
     model = array_model(slow)
     made = bench(lambda: model)
     made.submit(20)
-    monkeypatch.setattr("umbel_worker.drain.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("umbel_worker.rounds.time.monotonic", lambda: now[0])
     assert made.drainer.drain(LANE.name, "token").batches == 2
 
 
@@ -235,7 +237,7 @@ def test_error_of_our_own_uses_up_an_attempt(
     def bug(*_: Any) -> Any:
         raise TypeError("bug")
 
-    monkeypatch.setattr("umbel_worker.drain.settlement", bug)
+    monkeypatch.setattr("umbel_worker.rounds.settlement", bug)
     made = bench(lambda: double)
     uids = made.submit(2)
     with pytest.raises(TypeError, match="bug"):
