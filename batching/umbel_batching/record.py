@@ -28,7 +28,7 @@ that befell the job beyond its usual way, ``what|ms|batch|worker|cause``. Most j
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -105,6 +105,7 @@ class Priority(StrEnum):
         return self.value[0]
 
 
+_LETTERS = {state: state.letter.encode() for state in State}
 _BY_LETTER = {state.letter: state for state in State}
 _CLASSES = {priority.letter: priority for priority in Priority}
 
@@ -223,6 +224,18 @@ def body_offset(raw: bytes) -> int:
     return HEAD + int(raw[_META_START:_META_END]) + int(raw[_HISTORY_START:_HISTORY_END])
 
 
+def body_offsets(records: Sequence[bytes]) -> list[int]:
+    """Where the payload of each record begins; those like the first are not looked at closely.
+
+    Args:
+        records: records, at least one.
+    """
+    like, offset = records[0][_HISTORY_START:_META_END], body_offset(records[0])
+    return [
+        offset if raw[_HISTORY_START:_META_END] == like else body_offset(raw) for raw in records
+    ]
+
+
 def reply_of(raw: bytes) -> bytes:
     """The client that waits for the job of a record, blank padded; ``NO_REPLY`` for nobody."""
     return raw[_REPLY_START:_REPLY_END]
@@ -287,7 +300,24 @@ def has_callback(new: bytes) -> bool:
 
 def settled(raw: bytes, state: State, body: bytes) -> bytes:
     """The terminal record that follows the claimed record ``raw``; all but the body is kept."""
-    return state.letter.encode() + raw[1 : body_offset(raw)] + body
+    return _LETTERS[state] + raw[1 : body_offset(raw)] + body
+
+
+def settled_all(
+    records: Sequence[bytes], states: Sequence[State], bodies: Sequence[bytes]
+) -> list[bytes]:
+    """The terminal records that follow claimed ones; all but their bodies is kept.
+
+    Args:
+        records: as they were claimed, at least one.
+        states: the terminal state of each.
+        bodies: the outcome of each.
+    """
+    places = body_offsets(records)
+    return [
+        _LETTERS[state] + raw[1:at] + body
+        for raw, state, at, body in zip(records, states, places, bodies, strict=True)
+    ]
 
 
 def lua_layout(names: Iterable[str] = FIELDS) -> str:

@@ -473,6 +473,7 @@ class OutboxMachine(RuleBasedStateMachine):
         live = self.model.of(State.QUEUED)
         allowed = {self.keys.lane, self.keys.waiting, self.shared.lanes, self.shared.wake}
         allowed |= {self.keys.drains, self.shared.signal, self.shared.callbacks}
+        allowed.add(f"{self.shared.busy}umbel")
         allowed |= {self.keys.job + uid for uid in live}
         assert {f"{self.namespace}:{key}" for key in stay} <= allowed
         assert self.client.zscore(self.shared.wake, OUTBOX) is None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from umbel_batching.lanes import is_shadow, new_uid, slot_of
-from umbel_batching.record import Failure, body_offset
+from umbel_batching.record import Failure, body_offsets
 from umbel_batching.scripts import Call
 from umbel_batching.underway import Underway
 from umbel_batching.values import Claimed, Settlement
@@ -95,6 +95,9 @@ class Rounds:
                 return
             if ahead is None:
                 ready, claimed = None, self._settle_and_claim(ready)
+            elif _too_large(ahead, ready):
+                self._finish(ready)
+                ready, claimed = None, self._claim_now(was_idle=False)
             else:
                 claimed = ahead
 
@@ -191,17 +194,17 @@ class Rounds:
     def _computed(self, claimed: Claimed) -> Computed:
         if isinstance(self._model, Failure):
             return Computed([self._model] * len(claimed.uids))
-        payloads = [memoryview(raw)[body_offset(raw) :] for raw in claimed.records]
+        places = body_offsets(claimed.records)
+        payloads = [memoryview(raw)[at:] for raw, at in zip(claimed.records, places, strict=True)]
         return compute(self._model, payloads, claimed.ceiling)
 
     def _settle_and_claim(self, ready: _Ready | None) -> Claimed:
         """Settles one batch and claims the next in one round trip."""
-        claim = self._claim(new_uid())
-        if ready is None:
-            return self._by.runner.run(claim)
-        written, following = self._by.runner.run_together([self._settle(ready), claim])
-        self._note(written, ready)
-        return following  # type: ignore[no-any-return]
+        calls: list[Call[Any]] = [] if ready is None else [self._settle(ready)]
+        replies = self._by.runner.run_together([*calls, self._claim(new_uid())])
+        if ready is not None:
+            self._note(replies[0], ready)
+        return replies[-1]  # type: ignore[no-any-return]
 
     def _note(self, written: bool, ready: _Ready) -> None:  # noqa: FBT001
         claimed = ready.claimed
@@ -214,6 +217,11 @@ class Rounds:
         log.warning(
             "batch %s: lease lost before it was settled; nothing was written", claimed.batch
         )
+
+
+def _too_large(ahead: Claimed, ready: _Ready | None) -> bool:
+    """Whether a batch was claimed before it was learnt that so many do not fit into memory."""
+    return ready is not None and 0 < ready.outcome.ceiling < len(ahead.uids)
 
 
 def _say_ceiling(outcome: Settlement, claimed: Claimed) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
+from itertools import compress
 
 import msgspec
 
-from umbel_batching.record import NO_REPLY, Failure, State, reply_of, settled
+from umbel_batching.record import NO_REPLY, Failure, State, reply_of, settled_all
 from umbel_batching.replies import push
 from umbel_batching.values import Claimed, Settlement
 from umbel_worker.compute import Computed
@@ -29,23 +30,8 @@ def settlement(
     results = computed.results
     states = [State.FAILED if isinstance(out, Failure) else State.SUCCEEDED for out in results]
     bodies = [msgspec.msgpack.encode(out) if isinstance(out, Failure) else out for out in results]
-    records = [
-        settled(raw, state, body)
-        for raw, state, body in zip(claimed.records, states, bodies, strict=True)
-    ]
-    waiting: defaultdict[bytes, list[int]] = defaultdict(list)
-    for place, raw in enumerate(claimed.records):
-        waiting[reply_of(raw)].append(place)
-    waiting.pop(_NOBODY, None)
-    messages = {
-        client.decode(): push(
-            slot,
-            [claimed.uids[place] for place in places],
-            [states[place] for place in places],
-            [bodies[place] for place in places],
-        )
-        for client, places in waiting.items()
-    }
+    records = settled_all(claimed.records, states, bodies)
+    messages = _messages(slot, claimed, states, bodies)
     succeeded = states.count(State.SUCCEEDED)
     return Settlement(
         uids=claimed.uids,
@@ -56,3 +42,16 @@ def settlement(
         device=device,
         ceiling=computed.ceiling,
     )
+
+
+def _messages(
+    slot: str, claimed: Claimed, states: Sequence[State], bodies: Sequence[bytes]
+) -> dict[str, bytes]:
+    clients = [reply_of(raw) for raw in claimed.records]
+    messages = {}
+    for client in set(clients) - {_NOBODY}:
+        mine = [waits == client for waits in clients]
+        uids = list(compress(claimed.uids, mine))
+        ended, outputs = list(compress(states, mine)), list(compress(bodies, mine))
+        messages[client.decode()] = push(slot, uids, ended, outputs)
+    return messages

@@ -34,11 +34,22 @@ end
 -- bytes of their records; by uid, which jobs they are of.
 local owed, owed_bytes, calling = {}, {}, {}
 
+-- A whole number as text. Redis would print it anew, with 17 digits, for every command it stands in.
+local texts = {}
+local function whole(number)
+  local text = texts[number]
+  if not text then
+    text = string.format('%.0f', number)
+    texts[number] = text
+  end
+  return text
+end
+
 -- Writes the terminal record of a job that ends, and notes its callback, if it asks for one; `post`
 -- puts all into the outbox. A record whose callback is not delivered yet stays without a limit.
 local function write_ended(slot, uid, record, now, ttl)
   if sub(record, CALLBACK_FROM, CALLBACK_TO) == NO_CALLBACK then
-    redis.call('SET', job .. uid, record, 'EX', ttl)
+    redis.call('SET', job .. uid, record, 'EX', whole(ttl))
     return
   end
   local queue = queue_of(record)

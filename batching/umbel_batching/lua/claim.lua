@@ -124,7 +124,7 @@ local function shares_fate(uid, record, start)
   end
   local holder, leader = sub(found or '', 2, 33), sub(found or '', 34)
   if found and holder == id then
-    redis.call('SETRANGE', job .. uid, 0, start)
+    redis.call('SETRANGE', job .. uid, '0', start)
     all[#all + 1] = uid
     twins[#twins + 1] = uid .. ':' .. leader
     return true
@@ -137,7 +137,7 @@ local function shares_fate(uid, record, start)
       joined[holder] = theirs
     end
     if #theirs.uids < theirs.room then
-      redis.call('SETRANGE', job .. uid, 0, sub(start, 1, BATCH_FROM - 1) .. holder)
+      redis.call('SETRANGE', job .. uid, '0', sub(start, 1, BATCH_FROM - 1) .. holder)
       table.insert(theirs.uids, uid)
       table.insert(theirs.twins, uid .. ':' .. leader)
       return true
@@ -179,7 +179,7 @@ for at = 1, #found do
       end
       local start = start_of(record)
       if not (shares and tonumber(cap) == 0 and shares_fate(uid, record, start)) then
-        redis.call('SETRANGE', job .. uid, 0, start)
+        redis.call('SETRANGE', job .. uid, '0', start)
         uids[#uids + 1] = uid
         all[#all + 1] = uid
         records[#records + 1] = start .. sub(record, #start + 1)

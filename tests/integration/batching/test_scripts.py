@@ -75,7 +75,7 @@ def test_a_drained_lane_leaves_only_the_documented_keys(
     left = {key.decode() for key in station.client.scan_iter(match=f"{namespace}*", count=1000)}
     jobs = {station.keys.job + uid for uid in uids}
     batches = {key for key in left if key.startswith(station.keys.batch)}
-    workers = {f"{namespace}:workers:umbel"}
+    workers = {f"{namespace}:workers:umbel", f"{namespace}:slots:umbel"}
     keys = station.keys
     kept = {keys.dead, keys.recordings, station.shared.once + uids[-1]}
     kept |= {keys.recording + batch.batch for batch in (lost, failed)}
@@ -107,6 +107,7 @@ def test_every_key_has_its_documented_type(make_station: MakeStation, namespace:
         **dict.fromkeys([shared.lanes, keys.lane, keys.recording + failed.batch], "hash"),
         **dict.fromkeys([shared.wake, shared.signal, f"{namespace}:workers:umbel"], "zset"),
         **dict.fromkeys([keys.waiting, keys.leases, keys.sent, keys.drains], "zset"),
+        **{f"{namespace}:busy:umbel": "zset", f"{namespace}:slots:umbel": "string"},
         **dict.fromkeys([keys.deadlines, keys.dead, keys.recordings], "zset"),
         **dict.fromkeys([shared.store, shared.once + uid], "string"),
     }
