@@ -55,6 +55,7 @@ class Batch:
     size: int
     twins: dict[str, str]
     leaders: dict[str, bytes]
+    ahead: bool = False
 
 
 @dataclass
@@ -183,6 +184,28 @@ class Model:
             self.drains.discard(token)
         return computed
 
+    def claim_ahead(self, batch: str, token: str) -> list[str]:
+        """A full batch for a drain that runs another, or nothing."""
+        self.sent.discard(token)
+        if len(self.waiting()) < self.policy.max_batch_size:
+            return []
+        drains = set(self.drains)
+        computed = self.claim(batch, token)
+        if batch in self.live:
+            self.live[batch].ahead = True
+        self.drains |= drains
+        return computed
+
+    def begin(self, batch: str) -> None:
+        if batch in self.live:
+            self.live[batch].ahead = False
+
+    def claim_and_stay(self, batch: str, token: str) -> list[str]:
+        computed = self.claim(batch, token)
+        if not computed and not self.waiting() and self.counts["submitted"]:
+            self.drains.add(token)
+        return computed
+
     def _run(self, job: Job, batch: str, joined: Batch) -> None:
         job.state, job.batch, job.attempts = State.RUNNING, batch, job.attempts + 1
         if job.uid not in joined.uids:  # a forgotten job whose key is used anew was in it before
@@ -235,6 +258,10 @@ class Model:
         for batch in batches:
             for uid in self.running(batch):
                 job = self.jobs[uid]
+                if self.live[batch].ahead:
+                    job.state, job.attempts = State.QUEUED, max(0, job.attempts - 1)
+                    again += 1
+                    continue
                 job.history.append("lost")
                 if job.attempts >= MAX_ATTEMPTS:
                     self._end(job, State.FAILED)

@@ -65,6 +65,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.model = model
         self.seen: list[str] = []
         self.tick = 0
+        self.run(self.calls.announce("umbel", "w", slots=100, stale_ms=FAR_MS))
         self.ended: dict[str, bytes] = {}
 
     def run(self, call: Call[Any]) -> Any:
@@ -184,6 +185,26 @@ class LaneMachine(RuleBasedStateMachine):
         assert (claimed.uids, claimed.left) == (expected, self.depth)
         return (claimed, token) if claimed.uids else multiple()
 
+    @rule(target=claims, token=tokens, again=twice)
+    def claim_ahead(self, token: str, again: range) -> Any:
+        batch = new_uid()
+        expected = self.model.claim_ahead(batch, token)
+        for _ in again if expected else range(1):
+            claimed = self._claim(batch, token, ahead=True)
+            assert (claimed.uids, claimed.stays) == (expected, False)
+        return (claimed, token) if expected else multiple()
+
+    @rule(target=claims, token=tokens)
+    def claim_and_stay(self, token: str) -> Any:
+        batch = new_uid()
+        expected = self.model.claim_and_stay(batch, token)
+        claimed = self._claim(batch, token, stay_ms=FAR_MS)
+        assert (claimed.uids, claimed.left) == (expected, self.depth)
+        known = bool(self.model.counts["submitted"])
+        assert claimed.stays == (known and not expected and not claimed.left)
+        assert bool(self.ask("ZSCORE", [self.keys.idle], token)[0]) >= claimed.stays
+        return (claimed, token) if claimed.uids else multiple()
+
     @rule(target=claims, token=tokens, cancelled=st.booleans())
     def claim_whose_reply_is_lost(self, token: str, cancelled: bool) -> Any:
         batch = new_uid()
@@ -204,8 +225,10 @@ class LaneMachine(RuleBasedStateMachine):
         assert {parse(raw).batch for raw in again.records} <= {old.batch}
         return (again, token)
 
-    def _claim(self, batch: str, token: str) -> Claimed:
-        call = self.calls.claim(self.slot, batch=batch, token=token, worker="w", lease_ms=LEASE_MS)
+    def _claim(self, batch: str, token: str, **how: Any) -> Claimed:
+        call = self.calls.claim(
+            self.slot, batch=batch, token=token, worker="w", lease_ms=LEASE_MS, **how
+        )
         claimed = self.run(call)
         assert isinstance(claimed, Claimed)
         for uid, raw in zip(claimed.uids, claimed.records, strict=True):
@@ -231,7 +254,14 @@ class LaneMachine(RuleBasedStateMachine):
     def settle(self, claim: tuple[Claimed, str], failing: set[int], again: range) -> None:
         self._settle(claim[0], failing, again)
 
-    def _settle(self, claimed: Claimed, failing: set[int], again: range) -> None:
+    @rule(claim=consumes(claims), begins=claims, again=twice)
+    def settle_and_begin(
+        self, claim: tuple[Claimed, str], begins: tuple[Claimed, str], again: range
+    ) -> None:
+        self.model.begin(begins[0].batch)
+        self._settle(claim[0], set(), again, begins[0].batch)
+
+    def _settle(self, claimed: Claimed, failing: set[int], again: range, begins: str = "") -> None:
         bodies = [
             None if place in failing else f"{claimed.batch}{uid}".encode()
             for place, uid in enumerate(claimed.uids)
@@ -242,7 +272,7 @@ class LaneMachine(RuleBasedStateMachine):
         ]
         succeeded = len(bodies) - bodies.count(None)
         call = self.calls.settle(
-            self.slot, claimed.batch, Settlement(claimed.uids, records, succeeded, {}, 1)
+            self.slot, claimed.batch, Settlement(claimed.uids, records, succeeded, {}, 1), begins
         )
         for _ in again:
             outcomes = dict(zip(claimed.uids, bodies, strict=True))

@@ -47,7 +47,7 @@ end
 
 -- Has a drain that found nothing stay for work, or ends it.
 local function stay_or_end()
-  if stay == 0 or is_crowded() then
+  if stay == 0 or not policy[7] or is_crowded() then
     end_drain(slot, policy[7], token)
     return 0
   end

@@ -107,7 +107,8 @@ def test_every_key_has_its_documented_type(make_station: MakeStation, namespace:
         **dict.fromkeys([shared.lanes, keys.lane, keys.recording + failed.batch], "hash"),
         **dict.fromkeys([shared.wake, shared.signal, f"{namespace}:workers:umbel"], "zset"),
         **dict.fromkeys([keys.waiting, keys.leases, keys.sent, keys.drains], "zset"),
-        **{f"{namespace}:busy:umbel": "zset", f"{namespace}:slots:umbel": "string"},
+        f"{namespace}:busy:umbel": "zset",
+        f"{namespace}:slots:umbel": "string",
         **dict.fromkeys([keys.deadlines, keys.dead, keys.recordings], "zset"),
         **dict.fromkeys([shared.store, shared.once + uid], "string"),
     }
