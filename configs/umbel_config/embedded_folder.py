@@ -106,6 +106,10 @@ def server_arguments(folder: Path, socket: Path) -> list[str]:
         "appendonly": "yes",
         "appendfsync": "everysec",
         "aof-load-truncated": "yes",
+        # A rewrite takes a core for seconds. The default, 64 MB, is some 60,000 jobs: under load
+        # there would always be one.
+        "auto-aof-rewrite-min-size": "512mb",
+        "rdbcompression": "no",
         "save": "",
         "maxmemory-policy": "noeviction",
     }
