@@ -83,11 +83,12 @@ class _Lanes:
                 lane.leader = single
             return lane
 
-    def begin(self, lane: _Lane) -> Part[_Single] | None:
+    def begin(self, lane: _Lane, leader: _Single) -> Part[_Single]:
         """Takes what the leader is to send."""
         with self._lock:
-            lane.under_way = lane.gathering.take()
             lane.calls += 1
+            # An interrupt may have struck while jobs were taken; then they are nowhere.
+            lane.under_way = lane.gathering.take() or Part([leader])
             return lane.under_way
 
     def leave(self, name: str, single: _Single) -> None:
@@ -148,7 +149,7 @@ class Gather:
             lane = lanes.join(name, target, single)
             while single.pending:
                 if lane.leader is single:
-                    self._send(lanes, lane)
+                    self._send(lanes, lane, single)
                 else:
                     _follow(lanes, lane, single)
         finally:
@@ -157,10 +158,8 @@ class Gather:
             raise single.error or AssertionError("a caller is told a job or an error")
         return single.job
 
-    def _send(self, lanes: _Lanes, lane: _Lane) -> None:
-        part = lanes.begin(lane)
-        if part is None:
-            return
+    def _send(self, lanes: _Lanes, lane: _Lane, leader: _Single) -> None:
+        part = lanes.begin(lane, leader)
         new, make = part.new, partial(Job, self._session, store=self._session.store)
         bundle = Bundle(lanes.inbox, make, lane.target.lane.slot, new)
         try:
@@ -172,7 +171,8 @@ class Gather:
             raise
         else:
             lane.gathering.accepted(part, bundle, answer)
-        lane.under_way = None
+        if lane.under_way is part:  # and not what another sends, who took over meanwhile
+            lane.under_way = None
 
 
 def _follow(lanes: _Lanes, lane: _Lane, single: _Single) -> None:

@@ -159,7 +159,9 @@ async def test_closing_waits_for_what_is_under_way(
     client = AsyncClient(settings=site)
     await client.submit("affine", rows(1)[0])
     tasks = [asyncio.create_task(client.submit("affine", each)) for each in rows(50)]
-    await asyncio.sleep(0)
+    begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(begun.set_result, None)
+    await begun
     await client.aclose()
     assert kinds(await asyncio.gather(*tasks)) == {"AsyncJob": 50}
     assert queued() == 51

@@ -246,7 +246,7 @@ def test_stack_leaves_malformed_payloads_to_the_caller(broken: bytes) -> None:
 
 
 def test_arrays_of_one_length_are_told_apart_whatever_was_decoded_before() -> None:
-    arrays = [
+    arrays: list[Any] = [
         np.arange(6, dtype=np.float32).reshape(2, 3),
         np.arange(6, dtype=np.float32).reshape(3, 2),
         np.arange(12, dtype=np.float16).reshape(3, 4),

@@ -55,6 +55,14 @@ def plain(count: int) -> list[NewJob]:
     return [NewJob(new_uid(), b"x" * 50) for _ in range(count)]
 
 
+async def turn() -> None:
+    """One turn of the event loop: all that was begun before has its first step."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    loop.call_soon(over.set_result, None)
+    await over
+
+
 def uids(jobs: Sequence[NewJob]) -> list[str]:
     return [job.uid for job in jobs]
 
@@ -70,8 +78,8 @@ class Scene:
         return [asyncio.create_task(self.gather.submit(target, new)) for new in jobs]
 
     async def called(self, count: int) -> None:
-        while len(self.session.calls) < count:  # noqa: ASYNC110  (a few turns of the loop)
-            await asyncio.sleep(0)
+        while len(self.session.calls) < count:
+            await turn()
 
     async def end(self, tasks: Sequence[asyncio.Task[Any]]) -> list[Any]:
         self.session.gate.set()
@@ -103,7 +111,7 @@ async def test_jobs_gather_while_as_many_calls_as_may_are_under_way() -> None:
     rest = plain(5)
     for new in rest:
         tasks += scene.start([new])
-        await asyncio.sleep(0)
+        await turn()
     assert kinds(await scene.end(tasks)) == ["AsyncJob"] * len(tasks)
     assert scene.session.calls[_aio_gather.CALLS :] == [uids(rest)]
 
@@ -120,7 +128,7 @@ async def test_cancelled_caller_takes_nobody_with_it() -> None:
         await scene.called(len(more) + 1)
     gathered = plain(3)
     waiting = scene.start(gathered)
-    await asyncio.sleep(0)
+    await turn()
     waiting[1].cancel()
     outcomes = await scene.end([*under_way, *more, *waiting])
     assert kinds(outcomes[:3]) == ["CancelledError", "AsyncJob", "AsyncJob"]
@@ -186,7 +194,7 @@ def test_event_loop_that_ends_leaves_nobody_waiting() -> None:
 async def test_all_that_was_given_is_settled(count: int) -> None:
     scene, jobs = Scene(), plain(count)
     tasks = scene.start(jobs)
-    await asyncio.sleep(0)
+    await turn()
     await scene.gather.settled()
     assert [len(call) for call in scene.session.calls] == [256] * (count // 256) + [count % 256]
     assert kinds(await scene.end(tasks)) == ["AsyncJob"] * count

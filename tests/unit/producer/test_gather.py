@@ -13,7 +13,7 @@ import pytest
 from umbel import _gather, _submission
 from umbel._gather import Gather
 from umbel._inbox import Inbox
-from umbel._singles import twin
+from umbel._singles import Gathering, twin
 from umbel._way import Target
 from umbel_batching.lanes import Lane, keyed_uid, new_uid
 from umbel_batching.record import encode_callback, tail
@@ -351,6 +351,26 @@ def test_interrupted_follower_is_not_sent_and_keeps_nobody(
     assert isinstance(followers[0].result(20), KeyboardInterrupt)
     assert kinds(crowd.end([first, *followers[1:]])) == ["Job", "Job", "Job"]
     assert crowd.session.calls[1:] == [uids(rest[1:])]
+
+
+def test_jobs_that_an_interrupt_struck_while_they_were_taken_go_all_the_same(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gather, "PATIENCE_S", 0.05)
+    first, take = crowd.lead(), Gathering.take
+    followers = crowd.follow([plain() for _ in range(3)])
+    lost: list[object] = []
+
+    def strike(gathering: Any) -> Any:
+        part = take(gathering)
+        if not lost:
+            lost.append(part)
+            raise KeyboardInterrupt
+        return part
+
+    monkeypatch.setattr(Gathering, "take", strike)
+    outcomes = crowd.end([first, *followers])
+    assert kinds(outcomes) == ["Job", "KeyboardInterrupt", "Job", "Job"]
 
 
 @pytest.mark.parametrize("moment", ["begin", "leave"])
