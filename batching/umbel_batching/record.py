@@ -28,6 +28,7 @@ that befell the job beyond its usual way, ``what|ms|batch|worker|cause``. Most j
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -217,6 +218,8 @@ _REPLY_START, _REPLY_END = _SPANS["reply"]
 _CREATED_START, _CREATED_END = _SPANS["created"]
 _CALLED_START, _CALLED_END = (end - _SPANS["priority"][0] for end in _SPANS["callback"])
 _NOT_CALLED = b"0" * FIELDS["callback"]
+_TAIL = HEAD - _SPANS["priority"][0]
+_AUTHORITY = re.compile(rb".[a-z]+://([^/?#]+)", re.IGNORECASE)
 
 
 def body_offset(raw: bytes) -> int:
@@ -296,6 +299,17 @@ def encode_meta(metadata: Mapping[str, Any] | None) -> bytes:
 def has_callback(new: bytes) -> bool:
     """Whether a job has a callback, told by the part of its record that a client writes."""
     return new[_CALLED_START:_CALLED_END] != _NOT_CALLED
+
+
+def receiver_of(new: bytes) -> bytes:
+    """The receiver of a job's callback, as the scripts count them; empty without a callback.
+
+    Args:
+        new: the part of its record that a client writes.
+    """
+    end = _TAIL + int(new[_CALLED_START:_CALLED_END])
+    found = _AUTHORITY.match(new, _TAIL, end)
+    return found[1] if found else b""
 
 
 def settled(raw: bytes, state: State, body: bytes) -> bytes:

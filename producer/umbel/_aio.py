@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from umbel._aio_gather import AsyncGather
 from umbel._aio_job import AsyncJob
 from umbel._aio_session import AsyncSession
 from umbel._aio_stream import completed, mapped
 from umbel._aio_submission import AsyncSubmission
 from umbel._callbacks import CallbackChecks
-from umbel._intake import Group
 from umbel._prepare import Options, check_routing_key, options, prepare, prepare_many
 from umbel._way import Way
 from umbel_batching.lanes import split_id
@@ -41,6 +41,7 @@ class AsyncClient:
         self._max_bytes = settings.max_payload_bytes
         self._callbacks = CallbackChecks(settings)
         self._session = AsyncSession(settings)
+        self._gather = AsyncGather(self._session)
 
     async def submit(
         self,
@@ -62,8 +63,7 @@ class AsyncClient:
         common: dict[str, Any] = {"version": version, "job_timeout": timeout, "priority": priority}
         way, chosen = await self._chosen(model, metadata=metadata, callback=callback, **common)
         target = way.one(routing_key)
-        group = Group(target, [prepare(target, inputs, chosen, idempotency_key)], range(1))
-        return (await AsyncSubmission(self._session, [group]).go())[0]
+        return await self._gather.submit(target, prepare(target, inputs, chosen, idempotency_key))
 
     async def submit_many(
         self,
@@ -129,8 +129,11 @@ class AsyncClient:
         return AsyncJob(self._session, job_id)
 
     async def aclose(self) -> None:
-        """Closes all connections; queued jobs go on."""
-        await self._session.aclose()
+        """Closes all connections once all submits are answered; queued jobs go on."""
+        try:
+            await self._gather.settled()
+        finally:
+            await self._session.aclose()
 
     async def __aenter__(self) -> Self:
         return self

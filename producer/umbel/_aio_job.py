@@ -24,12 +24,19 @@ class AsyncJob:
 
     __slots__ = ("__weakref__", "_session", "id", "inbox", "on_done", "outcome", "store")
 
-    def __init__(self, session: AsyncSession, job_id: str, inbox: Inbox | None = None) -> None:
+    def __init__(
+        self,
+        session: AsyncSession,
+        job_id: str,
+        inbox: Inbox | None = None,
+        *,
+        store: str | None = None,
+    ) -> None:
         self.id = job_id
         self.outcome: Outcome | None = None
         self.on_done: list[Any] | None = None
         self.inbox = inbox
-        self.store = session.store
+        self.store = session.store if store is None else store
         self._session = session
 
     def __repr__(self) -> str:
@@ -79,29 +86,32 @@ class AsyncJob:
 
     async def _await(self, timeout: float | None) -> StoreUnavailable | None:  # noqa: ASYNC109
         """Waits for the outcome; returns why the store could not be asked at the end, if so."""
-        arrived = asyncio.Event()
-
-        def wake(_: Any) -> None:
-            arrived.set()
-
-        if not self._session.inbox.when_done(self, wake):
-            return None
-        try:
-            async with asyncio.timeout(timeout):
-                await self._watch(arrived)
-        except TimeoutError:
-            return await self._session.look([self]) if self.outcome is None else None
-        finally:
-            self._session.inbox.no_longer(self, wake)
-        return None
-
-    async def _watch(self, arrived: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        end = float("inf") if timeout is None else loop.time() + timeout
         pushed = self.inbox is not None and self.store == self._session.store
         pause = PUSHED_POLL_S if pushed else 0.0
-        while not arrived.is_set():
-            try:
-                async with asyncio.timeout(pause):
-                    await arrived.wait()
-            except TimeoutError:
-                outage = await self._session.look([self])
-                pause = PUSHED_POLL_S if pushed or outage else next_pause(pause)
+        while not await self._arrives(max(0.0, min(pause, end - loop.time()))):
+            outage = await self._session.look([self])
+            if self.outcome is None and loop.time() >= end:
+                return outage
+            pause = PUSHED_POLL_S if pushed or outage else next_pause(pause)
+        return None
+
+    async def _arrives(self, seconds: float) -> bool:
+        """Waits for the outcome for that long; not by ``asyncio.timeout``, which costs far more."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: Any) -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        if not self._session.inbox.when_done(self, wake):
+            return True
+        timer = loop.call_later(seconds, wake, None)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+            self._session.inbox.no_longer(self, wake)
+        return self.outcome is not None

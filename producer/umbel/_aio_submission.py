@@ -66,7 +66,8 @@ class AsyncSubmission:
 
     async def _submit(self, group: Group, new: Sequence[NewJob]) -> None:
         slot = group.target.lane.slot
-        bundle = Bundle(self._session.inbox, partial(AsyncJob, self._session), slot, new)
+        make = partial(AsyncJob, self._session, store=self._session.store)
+        bundle = Bundle(self._session.inbox, make, slot, new)
         try:
             jobs = bundle.accepted(await self._session.submit(group.target, new))
         except BaseException:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from umbel._callbacks import CallbackChecks
-from umbel._intake import Group
+from umbel._gather import Gather
 from umbel._job import Job
 from umbel._prepare import Options, check_routing_key, options, prepare, prepare_many
 from umbel._session import Session
@@ -42,6 +42,7 @@ class Client:
         self._max_bytes = settings.max_payload_bytes
         self._callbacks = CallbackChecks(settings)
         self._session = Session(settings)
+        self._gather = Gather(self._session)
 
     def submit(
         self,
@@ -93,8 +94,8 @@ class Client:
         common: dict[str, Any] = {"version": version, "timeout": timeout, "priority": priority}
         way, chosen = self._chosen(model, metadata=metadata, callback=callback, **common)
         target = way.one(routing_key)
-        group = Group(target, [prepare(target, inputs, chosen, idempotency_key)], range(1))
-        return Submission(self._session, [group]).go()[0]
+        new = prepare(target, inputs, chosen, idempotency_key)
+        return self._gather.submit(self._session.inbox(), target, new)
 
     def submit_many(
         self,

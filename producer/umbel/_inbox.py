@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from threading import Lock
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from umbel._outcome import outcome_in
@@ -54,8 +54,9 @@ class Inbox:
             The jobs to use: one that is expected already, as it has the same idempotency key,
             stands in for its like.
         """
+        expected: WeakValueDictionary[str, Any] = self._jobs
         with self._lock:
-            return [cast("W", self._jobs.setdefault(job.id, job)) for job in jobs]
+            return [expected.setdefault(job.id, job) for job in jobs]
 
     def forget(self, jobs: Iterable[Waiting]) -> None:
         """Stops waiting for jobs that were not accepted."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from umbel._inbox import Inbox
@@ -34,12 +35,19 @@ class Job:
 
     __slots__ = ("__weakref__", "_session", "id", "inbox", "on_done", "outcome", "store")
 
-    def __init__(self, session: Session, job_id: str, inbox: Inbox | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        job_id: str,
+        inbox: Inbox | None = None,
+        *,
+        store: str | None = None,
+    ) -> None:
         self.id = job_id
         self.outcome: Outcome | None = None
         self.on_done: list[Callable[[Any], None]] | None = None
         self.inbox = inbox
-        self.store = session.store
+        self.store = session.store if store is None else store
         self._session = session
 
     def __repr__(self) -> str:
@@ -136,26 +144,23 @@ class Job:
         """Waits for the outcome; returns why the store could not be asked at the end, if so."""
         if self.outcome is not None:
             return None
-        inbox, arrived = self._session.inbox(), threading.Event()
-
-        def wake(_: Any) -> None:
-            arrived.set()
-
-        if not inbox.when_done(self, wake):
+        inbox, arrived = self._session.inbox(), SimpleQueue[Any]()
+        if not inbox.when_done(self, arrived.put):
             return None
         try:
             pushed = self.inbox is inbox and self.store == self._session.store
             return self._watch(arrived, timeout, pushed=pushed)
         finally:
-            inbox.no_longer(self, wake)
+            inbox.no_longer(self, arrived.put)
 
     def _watch(
-        self, arrived: threading.Event, timeout: float | None, *, pushed: bool
+        self, arrived: SimpleQueue[Any], timeout: float | None, *, pushed: bool
     ) -> StoreUnavailable | None:
         end = float("inf") if timeout is None else time.monotonic() + timeout
         pause = PUSHED_POLL_S if pushed else 0.0
         while True:
-            if arrived.wait(max(0.0, min(pause, end - time.monotonic()))):
+            with suppress(Empty):
+                arrived.get(timeout=max(0.0, min(pause, end - time.monotonic())))
                 return None
             outage = self._session.look([self])
             if self.outcome is not None:

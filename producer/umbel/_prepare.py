@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
 from typing import Any
+
+import msgspec
 
 from umbel._intake import Group
 from umbel._way import Target, Way
@@ -23,8 +25,7 @@ _LONGEST_KEY = 255
 _HEAD = HEAD - len(tail(NO_REPLY, b""))
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What all jobs of one call share.
 
     Attributes:
@@ -65,8 +66,15 @@ def options(
         InvalidInput: the timeout is no positive number, the priority none of the three, or the
             metadata no dict of plain values.
     """
-    head = tail(reply, encode_meta(metadata), _priority(priority), callback)
+    meta, its_class = encode_meta(metadata), _priority(priority)
+    head = tail(reply, meta, its_class, callback) if meta else _plain(reply, its_class, callback)
     return Options(head, _milliseconds(timeout), max_bytes, version or "")
+
+
+@lru_cache(maxsize=256)
+def _plain(reply: str, priority: Priority, callback: bytes) -> bytes:
+    """The tail without metadata, which most jobs of a client have in common."""
+    return tail(reply, b"", priority, callback)
 
 
 def prepare(target: Target, value: Any, chosen: Options, key: str | None = None) -> NewJob:

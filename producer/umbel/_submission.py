@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from umbel._inbox import Inbox, Waiting
@@ -26,15 +27,22 @@ def bundled(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
 
     Redis does nothing else while it runs a script, and closes connections that send it too much.
     """
-    start = size = 0
-    for place, job in enumerate(jobs):
-        full = place - start == BUNDLE or size + len(job.tail) > BUNDLE_BYTES
-        if full and place > start:
-            yield jobs[start:place]
-            start, size = place, 0
+    start = 0
+    while start < len(jobs):
+        end = start + first_bundle(islice(jobs, start, None))
+        yield jobs[start:end]
+        start = end
+
+
+def first_bundle(jobs: Iterable[NewJob]) -> int:
+    """How many of ``jobs`` one script call takes: at least one, if there is one."""
+    count = size = 0
+    for job in islice(jobs, BUNDLE):
         size += len(job.tail)
-    if jobs:
-        yield jobs[start:]
+        if size > BUNDLE_BYTES and count:
+            break
+        count += 1
+    return count
 
 
 def portions(count: int) -> Iterator[int]:
@@ -69,7 +77,7 @@ class Bundle(Generic[W]):
         """
         for known in answer.known.values():
             if not known.same:
-                raise _conflict(known)
+                raise conflict(known)
         for place, known in answer.known.items():
             self._found(place, f"{known.slot}-{known.uid}")
         if any(job.fingerprint for job in self._new):  # a like of it may have been forgotten since
@@ -90,7 +98,8 @@ class Bundle(Generic[W]):
             made.inbox = None  # submitted by whoever used the key first, and maybe done long ago
 
 
-def _conflict(known: Known) -> IdempotencyConflict:
+def conflict(known: Known) -> IdempotencyConflict:
+    """The error for a key that was used before with another input."""
     job_id = f"{known.slot}-{known.uid}"
     return IdempotencyConflict(
         f"An idempotency key was used before with another input or version, for job {job_id}. "
@@ -158,7 +167,8 @@ class Submission:
 
     def _submit(self, group: Group, new: Sequence[NewJob]) -> None:
         slot = group.target.lane.slot
-        bundle = Bundle(self._session.inbox(), partial(Job, self._session), slot, new)
+        make = partial(Job, self._session, store=self._session.store)
+        bundle = Bundle(self._session.inbox(), make, slot, new)
         try:
             jobs = bundle.accepted(self._session.submit(group.target, new))
         except BaseException:

@@ -117,3 +117,19 @@ def test_the_largest_metadata_fits_its_field() -> None:
     assert len(str(record.MAX_META)) <= FIELDS["meta"]
     metadata = {"x": "y" * (record.MAX_META - 6)}
     assert len(record.encode_meta(metadata)) == record.MAX_META
+
+
+@pytest.mark.parametrize(
+    ("url", "receiver"),
+    [
+        ("https://a.example/hook?x=/y", b"a.example"),
+        ("HTTPS://a.example:8443", b"a.example:8443"),
+        ("https://a.example#part", b"a.example"),
+        ("", b""),
+    ],
+)
+def test_receiver_of_a_new_job_is_that_of_its_callback(url: str, receiver: bytes) -> None:
+    callback = record.encode_callback(url) if url else b""
+    meta = record.encode_meta({"url": "https://other.example/"})
+    new = record.tail(REPLY, meta, callback=callback) + b"1https://third.example/"
+    assert record.receiver_of(new) == receiver

@@ -243,3 +243,20 @@ def test_stack_leaves_malformed_payloads_to_the_caller(broken: bytes) -> None:
     assert wire.stack([broken, good]) is None
     assert wire.stack([good, broken]) is None
     assert wire.stack([wire.encode(np.zeros(3)) + b"!", good]) is None
+
+
+def test_arrays_of_one_length_are_told_apart_whatever_was_decoded_before() -> None:
+    arrays: list[Any] = [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.arange(6, dtype=np.float32).reshape(3, 2),
+        np.arange(12, dtype=np.float16).reshape(3, 4),
+    ]
+    sent = [wire.encode(array) for array in arrays]
+    assert len({len(data) for data in sent}) < len(sent)
+    for array, data in [*zip(arrays, sent, strict=True)] * 2:
+        first, second = wire.decode(data), wire.decode(memoryview(data))
+        first += 1  # each is a copy of its own
+        np.testing.assert_array_equal(second, array)
+        assert (second.dtype, second.flags.writeable) == (array.dtype, True)
+    with pytest.raises(MalformedPayload):
+        wire.decode(sent[0][:8].replace(b"float", b"floor") + b"\x00" * (len(sent[0]) - 8))
