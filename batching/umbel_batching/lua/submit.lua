@@ -179,11 +179,14 @@ in_chunks('ZADD', waiting, members)
 if #timed > 0 then in_chunks('ZADD', deadlines, timed) end
 redis.call('HINCRBY', lane, 'bytes', bytes)
 
--- A drain that stays here for work is called. Else a flusher is woken: at once for a full batch that
--- nobody was sent for, or where a worker is free; at the latest after the wait; not at all while
--- every slot that the lane may have drains it already: a drain looks again by itself.
+-- A drain that stays here for work is called, one for each batch. Where they are too few a flusher is
+-- woken: at once for a full batch that nobody was sent for, or where a worker is free; at the latest
+-- after the wait; not at all while every slot that the lane may have drains it already: a drain looks
+-- again by itself.
 depth = depth + #members / 2
-if not call_idle(now) then
+local batches, called = math.max(1, math.floor(depth / size)), 0
+while called < batches and call_idle(now) do called = called + 1 end
+if called < batches then
   local pending = redis.call('ZCARD', sent)
   local room = tonumber(lane_has[7] or 1) - pending - redis.call('ZCARD', drains)
   if room > 0 or pending == 0 and not redis.call('ZSCORE', wake, slot) then
