@@ -1,4 +1,4 @@
-"""Batches of jobs of like length: who is in them, who is not passed over, and what stays of a job."""
+"""Batches of jobs of like length: who is in them, and who is not passed over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes of lengths, and which jobs share a batch by them: the script's choice is the best there is."""
+"""Codes of lengths, and which jobs share a batch by them: the best choice that there is."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from umbel_batching.scripts import _prelude_for
 #: What the script gets: most jobs, most cost, strictly in order, classes apart; then uid and score
 #: of each job looked at, then the uids in a hurry.
 _BODY = """
-local most, cost, strict, apart, count = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1', ARGV[4] == '1',
-  tonumber(ARGV[5])
+local most, cost, count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[5])
+local strict, apart = ARGV[3] == '1', ARGV[4] == '1'
 local found, hurry = {}, {}
 for at = 6, 5 + 2 * count do found[at - 5] = ARGV[at] end
 for at = 6 + 2 * count, #ARGV do hurry[#hurry + 1] = ARGV[at] end
@@ -69,7 +69,7 @@ def chosen(server: fakeredis.FakeRedis, window: Window) -> list[int]:
         code = code_of(length) if length else NO_LENGTH
         found += (str(place), repr(band + _ARRIVAL + place + code / CODES))
     flags = (int(window.strict), int(bool(window.bands)), len(window.lengths))
-    args = [window.most, window.cost, *flags, *found, *sorted(window.hurry)]
+    args: list[int | str] = [window.most, window.cost, *flags, *found, *sorted(window.hurry)]
     reply = server.eval(_prelude_for(_BODY) + _BODY, 0, *args)
     assert isinstance(reply, list)
     places = [int(place) for place in reply]
