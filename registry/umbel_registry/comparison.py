@@ -179,12 +179,10 @@ def compare(
             compute_ms=own.compute_ms / own.batches if own.batches else None,
             padding=own.padding,
             agreement=_agreement(own, confidence),
-            against_baseline=against(version),
+            against_baseline={} if version == baseline else against(version),
         )
 
     def against(version: str) -> dict[str, Difference]:
-        if version == baseline:
-            return {}
         own, base = figures[version], figures[baseline]
         errors = _more_errors(own, base, trials[version], trials[baseline], confidence)
         return errors if version in shadows else errors | _slower(own, base, confidence)
