@@ -68,7 +68,7 @@ deliveries: install ## measure callbacks: bad receivers, killed senders, deliver
 rollout: install ## push, promote, roll back and retire under load, and look at every job (4 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m rollout
 
-minilm: install ## measure sentence embeddings, sorted by length and not, alone and through umbel (4 minutes)
+minilm: install ## measure sentence embeddings: padding and speed, sorted and not, alone and through umbel (5 minutes)
 	@$(BIN)/python benchmarks/minilm.py
 
 models: install ## measure twenty models on a worker that may hold five, and its memory (3 minutes)

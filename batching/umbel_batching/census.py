@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -166,7 +167,8 @@ def _lane_status(
 
 def _oldest_ms(firsts: list[list[tuple[bytes, float]]], now_ms: int) -> int:
     """How long the first of any class has waited."""
-    arrivals = [int(found[0][1]) - band for found, band in zip(firsts, BANDS, strict=True) if found]
+    pairs = zip(firsts, BANDS, strict=True)
+    arrivals = [math.floor(found[0][1]) - band for found, band in pairs if found]
     return max(0, now_ms - min(arrivals)) if arrivals else 0
 
 

@@ -13,7 +13,7 @@ from umbel_batching.keys import lane_keys, shared_keys
 from umbel_config.errors import StoreUnsuitable
 
 #: Raised by one whenever the keys or records change so that older code would misread them.
-LAYOUT = 3
+LAYOUT = 4
 #: Layout 1 was not marked as such; its lanes lack this field.
 _UNMARKED, _SINCE_2 = b"1 ", "single_flight"
 

@@ -19,6 +19,7 @@ key                           type     members                                  
                                        idempotency key
 ``N:{S}:lane``                hash     name, queue, policy, bytes, counters, rate  permanent
 ``N:{S}:waiting``             zset     uid -> arrival ms, in the band of its class while jobs wait
+                                       and behind the point its length, in 512ths
 ``N:{S}:deadlines``           zset     uid of a waiting job -> its deadline ms     while jobs wait
 ``N:{S}:leases``              zset     batch id -> ms the lease runs out           while jobs run
 ``N:{S}:sent``                zset     drain token -> ms it counts as lost         while unanswered

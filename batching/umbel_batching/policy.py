@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+#: Attributes that policies which are stored already do not have.
+_LATER = (
+    "look_ahead",
+    "max_batch_cost",
+)
 
 
 class BatchPolicy(BaseModel):
@@ -21,6 +36,11 @@ class BatchPolicy(BaseModel):
             ones; 0: not at all. Meant for models whose output depends on the input alone.
         cache_entries: most outcomes remembered.
         cache_bytes: most bytes of outcomes remembered.
+        look_ahead: how many batches' worth of waiting jobs a batch is chosen from, where inputs
+            have lengths: the first one in line, and those that need the least padding beside it.
+            1: strictly first come, first served.
+        max_batch_cost: most that a batch may cost, the number of its jobs times the longest of
+            their lengths; a job that is above it runs alone. 0: no limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,8 +53,29 @@ class BatchPolicy(BaseModel):
     cache_ttl_s: int = Field(0, ge=0, le=30 * 86_400)
     cache_entries: int = Field(10_000, ge=1)
     cache_bytes: int = Field(64 * 2**20, ge=1)
+    look_ahead: int = Field(8, ge=1, le=64)
+    max_batch_cost: int = Field(0, ge=0, le=2**40)
 
     @cached_property
     def text(self) -> str:
         """As the scripts read it: the values in the order of the attributes, as whole numbers."""
         return " ".join(str(int(value)) for value in self.model_dump().values())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, whose copies would keep the ``text`` of the original."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("text", None)
+        return copy
+
+    @model_serializer(mode="wrap")
+    def _unsaid(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        """As it is stored: without those defaults that came later.
+
+        Releases before these keys refuse them as unknown, and a version keeps its digest.
+        """
+        values = dump(self)
+        if info.mode_is_json():
+            for name in _LATER:
+                if values.get(name) == type(self).model_fields[name].default:
+                    del values[name]
+        return values

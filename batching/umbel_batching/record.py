@@ -15,6 +15,7 @@ created    13     arrival, ms since 1970 by the server's clock
 deadline   13     ms after which it must not be computed; 0: none
 finished   13     ms at which it became terminal; 0: see the batch, or not yet
 priority   1      h, n, l: the first letter of the class
+length     3      code of the input's length, see ``length.py``; 0: it has none
 reply      16     client that waits for the outcome; blank: nobody
 history    5      length of the history in bytes
 meta       7      length of callback and metadata together in bytes
@@ -35,6 +36,7 @@ from typing import Any
 
 import msgspec
 
+from umbel_batching.length import NO_LENGTH
 from umbel_config.errors import InvalidInput
 
 FIELDS = {
@@ -46,6 +48,7 @@ FIELDS = {
     "deadline": 13,
     "finished": 13,
     "priority": 1,
+    "length": 3,
     "reply": 16,
     "history": 5,
     "meta": 7,
@@ -145,7 +148,7 @@ class Record(msgspec.Struct, frozen=True):
     """A parsed record; times in milliseconds since 1970, 0 where there is none.
 
     ``body`` is the payload of a live job and the outcome of a terminal one; it is empty when only
-    the head was read.
+    the head was read. ``length`` is a code.
     """
 
     state: State
@@ -156,6 +159,7 @@ class Record(msgspec.Struct, frozen=True):
     deadline_ms: int
     finished_ms: int
     priority: Priority
+    length: int
     reply: str
     callback: str
     meta: bytes
@@ -198,6 +202,7 @@ def parse(raw: bytes) -> Record:
         deadline_ms=int(values["deadline"]),
         finished_ms=int(values["finished"]),
         priority=_CLASSES[values["priority"]],
+        length=int(values["length"]),
         reply=values["reply"].strip(),
         callback=raw[HEAD:end_of_callback].decode("ascii"),
         meta=raw[end_of_callback:end_of_meta],
@@ -216,7 +221,9 @@ _META_START, _META_END = _SPANS["meta"]
 _HISTORY_START, _HISTORY_END = _SPANS["history"]
 _REPLY_START, _REPLY_END = _SPANS["reply"]
 _CREATED_START, _CREATED_END = _SPANS["created"]
+_LENGTH_START, _LENGTH_END = _SPANS["length"]
 _CALLED_START, _CALLED_END = (end - _SPANS["priority"][0] for end in _SPANS["callback"])
+_SIZED_START, _SIZED_END = (end - _SPANS["priority"][0] for end in _SPANS["length"])
 _NOT_CALLED = b"0" * FIELDS["callback"]
 _TAIL = HEAD - _SPANS["priority"][0]
 _AUTHORITY = re.compile(rb".[a-z]+://([^/?#]+)", re.IGNORECASE)
@@ -249,8 +256,17 @@ def created_of(raw: bytes) -> int:
     return int(raw[_CREATED_START:_CREATED_END])
 
 
+def length_of(raw: bytes) -> int:
+    """The code of the length of a record's input; 0 for one that has none."""
+    return int(raw[_LENGTH_START:_LENGTH_END])
+
+
 def tail(
-    reply: str, meta: bytes, priority: Priority = Priority.NORMAL, callback: bytes = b""
+    reply: str,
+    meta: bytes,
+    priority: Priority = Priority.NORMAL,
+    callback: bytes = b"",
+    length: int = NO_LENGTH,
 ) -> bytes:
     """The part of a new record that a client writes before the payload, from the priority on.
 
@@ -259,11 +275,23 @@ def tail(
         meta: MessagePack of the job's metadata, or nothing.
         priority: the job's class.
         callback: from ``encode_callback``, or nothing.
+        length: code of the input's length.
     """
     no_history = "0" * FIELDS["history"]
     annex = callback + meta
     lengths = f"{len(annex):0{FIELDS['meta']}d}{len(callback):0{FIELDS['callback']}d}"
-    return f"{priority.letter}{reply}{no_history}{lengths}".encode() + annex
+    first = f"{priority.letter}{length:0{FIELDS['length']}d}"
+    return f"{first}{reply}{no_history}{lengths}".encode() + annex
+
+
+def with_length(new: bytes, length: int) -> bytes:
+    """What ``tail`` returned, for an input of another length.
+
+    Args:
+        new: from ``tail``.
+        length: code of that length.
+    """
+    return b"%b%03d%b" % (new[:_SIZED_START], length, new[_SIZED_END:])
 
 
 def encode_callback(url: str, *, shared: bool = False) -> bytes:

@@ -48,7 +48,7 @@ class Source:
 
 
 #: Files of what scripts share, each using only what stands before it.
-_PRELUDE = ("_prelude.lua", "_outbox.lua", "_ending.lua")
+_PRELUDE = ("_prelude.lua", "_outbox.lua", "_ending.lua", "_lengths.lua")
 _KEYS_LINE = re.compile(r"^-- KEYS: (\w+(?:, \w+)*)$", re.MULTILINE)
 
 

@@ -187,9 +187,10 @@ def manifest_table(manifest: Manifest) -> Table:
             "value, with the batch or by chance",
         )
     policy = manifest.policy
+    cost = f" of a cost of {policy.max_batch_cost:,}" if policy.max_batch_cost else ""
     table.add_row(
         "batching",
-        f"up to {policy.max_batch_size} jobs, waiting at most {policy.max_wait_ms} ms; "
+        f"up to {policy.max_batch_size} jobs{cost}, waiting at most {policy.max_wait_ms} ms; "
         f"at most {policy.max_queue:,} jobs or {size_text(policy.max_queue_bytes)} in the lane",
     )
     for path, file in manifest.files.items():

@@ -15,7 +15,8 @@ from umbel._intake import Group
 from umbel._way import Target, Way
 from umbel_batching import wire
 from umbel_batching.lanes import keyed_uid, new_uid
-from umbel_batching.record import HEAD, NO_REPLY, Priority, encode_meta, tail
+from umbel_batching.length import code_of
+from umbel_batching.record import HEAD, NO_REPLY, Priority, encode_meta, tail, with_length
 from umbel_batching.values import NewJob
 from umbel_config.errors import InvalidInput, PayloadTooLarge
 
@@ -205,7 +206,9 @@ def _encode(target: Target, value: Any, chosen: Options, key: str | None) -> New
             f"The input takes {len(payload)} bytes encoded; max_payload_bytes allows "
             f"{chosen.max_bytes}. Send less, or raise the setting for clients and workers."
         )
-    behind_head = chosen.tail + payload
+    length = target.signature.length_of(value, len(payload))
+    start = chosen.tail if length is None else with_length(chosen.tail, code_of(length))
+    behind_head = start + payload
     room = target.lane.policy.max_queue_bytes
     if _HEAD + len(behind_head) > room:
         raise PayloadTooLarge(

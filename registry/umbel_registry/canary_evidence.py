@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -159,7 +160,9 @@ class CanaryEyes:
         with self._translated:
             counters, waiting, batches, *firsts = pipe.execute()
             arrivals = [
-                int(found[0][1]) - band for found, band in zip(firsts, BANDS, strict=True) if found
+                math.floor(found[0][1]) - band
+                for found, band in zip(firsts, BANDS, strict=True)
+                if found
             ]
             arrivals += self._running(keys.batch, batches)
         counts = LaneCounts(*(int(count or 0) for count in counters))

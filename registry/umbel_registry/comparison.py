@@ -89,6 +89,7 @@ class VersionFigures:
         batches: how many batches it ran.
         batch_size: jobs in a batch, on average.
         compute_ms: computing a batch, on average.
+        padding: elements that fill up shorter inputs in their batches, for each real one.
         agreement: of its outputs, for a shadow.
         against_baseline: its differences from the baseline: ``errors``, and of the latency ``p50``
             and ``p95``. A shadow's latency is not compared: its jobs wait until no others do.
@@ -104,6 +105,7 @@ class VersionFigures:
     batches: int
     batch_size: float | None
     compute_ms: float | None
+    padding: float | None
     agreement: Agreement | None
     against_baseline: dict[str, Difference]
 
@@ -175,13 +177,12 @@ def compare(
             batches=own.batches,
             batch_size=own.jobs / own.batches if own.batches else None,
             compute_ms=own.compute_ms / own.batches if own.batches else None,
+            padding=own.padding,
             agreement=_agreement(own, confidence),
-            against_baseline=against(version),
+            against_baseline={} if version == baseline else against(version),
         )
 
     def against(version: str) -> dict[str, Difference]:
-        if version == baseline:
-            return {}
         own, base = figures[version], figures[baseline]
         errors = _more_errors(own, base, trials[version], trials[baseline], confidence)
         return errors if version in shadows else errors | _slower(own, base, confidence)

@@ -33,6 +33,26 @@ _LARGEST = "largest"
 _LETTERS: Final = {"l": "latency", "c": "compute"}
 
 
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What batches of rows of different lengths consist of.
+
+    Attributes:
+        real: elements of the inputs themselves.
+        padded: elements that fill up the shorter ones.
+    """
+
+    real: int = 0
+    padded: int = 0
+
+    def __add__(self, other: Cells) -> Cells:
+        return Cells(self.real + other.real, self.padded + other.padded)
+
+
+#: Of a batch whose inputs have no lengths.
+NO_CELLS: Final = Cells()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """What was measured of one version. Whatever is not told is 0.
@@ -47,6 +67,8 @@ class Figures:
         latency: from the arrival of a job to its end, in ms, of every job.
         compute: computing a batch, in ms, of every batch.
         compute_ms: the same, added up.
+        real_cells: elements of inputs of variable length, see ``Cells``.
+        padded_cells: what they were filled up with in their batches.
         pairs: inputs for which this version, as a shadow, and the one that answered had an output.
         equal: pairs whose outputs agree.
         unlike: pairs whose outputs have no difference that could be measured.
@@ -66,6 +88,8 @@ class Figures:
     latency: Histogram = field(default_factory=Histogram)
     compute: Histogram = field(default_factory=Histogram)
     compute_ms: float = 0.0
+    real_cells: int = 0
+    padded_cells: int = 0
     pairs: int = 0
     equal: int = 0
     unlike: int = 0
@@ -74,6 +98,11 @@ class Figures:
     difference: float = 0.0
     largest: float = 0.0
     failed_pairs: int = 0
+
+    @property
+    def padding(self) -> float | None:
+        """Elements of padding for each real one; ``None`` where no input has a length."""
+        return self.padded_cells / self.real_cells if self.real_cells else None
 
     @property
     def clumping(self) -> float:
@@ -154,6 +183,7 @@ class Tallies:
         latencies_ms: ArrayLike,
         compute_ms: float,
         failed: int,
+        cells: Cells = NO_CELLS,
     ) -> None:
         """Counts one batch, in a few microseconds.
 
@@ -164,6 +194,7 @@ class Tallies:
             latencies_ms: from arrival to end, in ms, one for each job.
             compute_ms: what computing it took, in ms.
             failed: how many of the jobs failed.
+            cells: what it consisted of, where its inputs have lengths.
         """
         bins = bins_of(latencies_ms)
         jobs = len(bins)
@@ -178,6 +209,9 @@ class Tallies:
                 values["failed_by_size"] += failed * jobs
                 values["failed_squared"] += failed * failed
             values["compute_ms"] += compute_ms
+            if cells.real:
+                values["real_cells"] += cells.real
+                values["padded_cells"] += cells.padded
             tally.compute[bin_of(compute_ms)] += 1
             tally.latency += np.bincount(bins, minlength=BINS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -116,6 +117,33 @@ class Signature(BaseModel):
     def variable_input(self) -> str | None:
         """The input whose length decides which jobs share a batch; ``None`` if all are fixed."""
         return next(iter(self.variable_inputs), None)
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether all inputs have one length: arrays of fixed shapes."""
+        return all(spec.is_array and not spec.variable_axes for spec in self.inputs.values())
+
+    def length_of(self, value: Any, encoded: int) -> int | None:
+        """How long an input is, so that jobs of like length can share a batch.
+
+        Args:
+            value: as :meth:`validate_input` returns it.
+            encoded: bytes that it takes in the wire format.
+
+        Returns:
+            The product of the variable extents of ``variable_input``; where no array has any, the
+            UTF-8 bytes of a text, or the encoded bytes of whatever else a handler takes, all of its
+            inputs together; ``None`` for arrays of fixed shapes, which are all alike.
+        """
+        if self._alike:
+            return None
+        name = self.variable_input
+        if name is not None:
+            own = value if len(self.inputs) == 1 else value[name]
+            return math.prod([int(own.shape[axis]) for axis in self.inputs[name].variable_axes])
+        if isinstance(value, str):
+            return len(value) if value.isascii() else len(value.encode())
+        return encoded
 
     @property
     def arguments(self) -> tuple[str, ...]:

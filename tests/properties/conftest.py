@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,7 @@ class Job:
     timed: bool = False
     late: bool = False
     created: int = 0
+    length: int = 0
     state: State = State.QUEUED
     attempts: int = 0
     cap: int = 0
@@ -127,10 +129,8 @@ class Model:
                 fresh.append(uid)
         return known, [] if False in known.values() else fresh
 
-    def accept(
-        self, uid: str, payload: bytes, *, priority: Priority, timed: bool, created: int
-    ) -> None:
-        job = Job(uid, payload, priority, timed=timed, created=created)
+    def accept(self, uid: str, payload: bytes, **about: Any) -> None:
+        job = Job(uid, payload, **about)
         self.jobs[uid] = job
         self.counts["submitted"] += 1
         known = self.same.get(job.payload)
@@ -151,12 +151,41 @@ class Model:
             self.dead.add(job.uid)
 
     def _looked_at(self) -> list[Job]:
-        line, size = self.waiting(), self.policy.max_batch_size
+        line, policy, apart = self.waiting(), self.policy, True
+        weighs = line and line[0].length + line[-1].length and policy.max_batch_cost
         if line and line[0].place != line[-1].place:
             self.turn += 1
             if self.turn % AGE_TURN == 0:
                 line.sort(key=lambda job: (job.created, job.place, job.uid))
-        return line[:size]
+                apart = False
+        window = line[: policy.max_batch_size * (policy.look_ahead if weighs else 1)]
+        return self._chosen(window, apart) if weighs else window
+
+    def _fits(self, jobs: list[Job]) -> bool:
+        cost = len(jobs) * max(job.length for job in jobs)
+        return len(jobs) <= self.policy.max_batch_size and cost <= self.policy.max_batch_cost
+
+    def _chosen(self, window: list[Job], apart: bool) -> list[Job]:
+        """The first in line, and class by class those that go best with what is there."""
+        taken = [window[0]]
+        for place in range(len(_CLASSES)) if apart else [None]:
+            line = [job for job in window[1:] if place is None or job.place == place]
+            if line and place not in (None, window[0].place):
+                if not self._fits([*taken, line[0]]):
+                    break
+                taken.append(line.pop(0))
+            ways = [self._filled(taken, line, longest.length) for longest in line]
+            taken += max(ways, key=lambda way: way[:3], default=(0, 0, 0, []))[3]
+        return sorted(taken, key=window.index)
+
+    def _filled(self, taken: list[Job], line: list[Job], most: int) -> tuple[int, int, int, Any]:
+        """Those that fill a batch up if none is longer; before them, how good that is."""
+        width = max(most, *(job.length for job in taken))
+        room = min(self.policy.max_batch_size, self.policy.max_batch_cost // max(1, width))
+        fitting = [job for job in line if job.length <= most]
+        fitting.sort(key=lambda job: (-job.length, line.index(job)))
+        more = fitting[: max(0, room - len(taken))]
+        return len(more), -sum(width - job.length for job in taken + more), -most, more
 
     def claim(self, batch: str, token: str) -> list[str]:
         if batch in self.live:

@@ -31,6 +31,7 @@ from umbel_batching.calls import Calls
 from umbel_batching.census import BANDS
 from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import Lane, keyed_uid, new_uid
+from umbel_batching.length import NO_LENGTH, code_of
 from umbel_batching.record import _SPANS, NO_REPLY, Priority, State, parse, settled, tail
 from umbel_batching.retention import Retention
 from umbel_batching.scripts import Call, Runner
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 LEASE_MS, PATIENCE_MS, FAR_MS, EPOCH_MS = 3_600_000, 600_000, 10**9, 1_600_000_000_000
 KEEP = Retention(result_ttl_s=1_000, tombstone_ttl_s=1_000, dead_ttl_s=5_000)
 TOKENS = ["drain-a", "drain-b"]
+#: Lengths of inputs, where a policy bounds what they cost together, and their codes.
+CODES = {length: code_of(length) if length else NO_LENGTH for length in (0, 2, 3, 7, 20, 40)}
+SIZED = {"max_batch_cost": 30, "look_ahead": 2}
 PAYLOADS = [b"a", b"bb", b"c" * 160]
 COUNTERS = ("submitted", "succeeded", "failed", "expired", "cancelled", "shared", "replayed")
 twice = st.booleans().map(lambda again: range(1 + again))
@@ -62,7 +66,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.lane = Lane(model="m", version=new_uid(), policy=model.policy)
         self.slot = self.lane.slot
         self.keys, self.shared = lane_keys(namespace, self.slot), shared_keys(namespace)
-        self.model = model
+        self.model, self.sized = model, model.policy.max_batch_cost > 0
         self.seen: list[str] = []
         self.tick = 0
         self.run(self.calls.announce("umbel", "w", slots=100, stale_ms=FAR_MS))
@@ -79,23 +83,24 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule(
         target=submits,
-        count=st.integers(1, 5),
+        lengths=st.lists(st.sampled_from([*CODES][1:]), min_size=1, max_size=5),
         payload=st.sampled_from(PAYLOADS),
         priority=priorities,
         timed=st.booleans(),
         again=twice,
     )
     def submit(
-        self, count: int, payload: bytes, priority: Priority, timed: bool, again: range
+        self, lengths: list[int], payload: bytes, priority: Priority, timed: bool, again: range
     ) -> Any:
-        text, timeout = tail(NO_REPLY, b"", priority) + payload, FAR_MS if timed else 0
-        new = [NewJob(new_uid(), text, timeout) for _ in range(count)]
+        lengths = [length * self.sized for length in lengths]
+        tails = [tail(NO_REPLY, b"", priority, length=CODES[length]) for length in lengths]
+        new = [NewJob(new_uid(), text + payload, FAR_MS * timed) for text in tails]
         call = self.calls.submit(self.lane, new)
-        if not self.model.has_room([payload] * count, self.waiting_bytes()):
+        if not self.model.has_room([payload] * len(new), self.waiting_bytes()):
             return self._refused(call, [job.uid for job in new])
         replies = [self.run(call) for _ in again]
-        for job in new:
-            self._accept(job.uid, payload, priority, timed=timed)
+        for job, length in zip(new, lengths, strict=True):
+            self._accept(job.uid, payload, priority=priority, timed=timed, length=length)
         assert {(reply.depth, bool(reply.known)) for reply in replies} == {(self.depth, False)}
         return call, [job.uid for job in new]
 
@@ -108,11 +113,9 @@ class LaneMachine(RuleBasedStateMachine):
         assert not self.client.exists(*[key for key in keys if key not in known], "none")
         return multiple()
 
-    def _accept(
-        self, uid: str, payload: bytes, priority: Priority = Priority.NORMAL, *, timed: bool = False
-    ) -> None:
-        arrival = self._arrive(uid, priority)
-        self.model.accept(uid, payload, priority=priority, timed=timed, created=arrival)
+    def _accept(self, uid: str, payload: bytes, **about: Any) -> None:
+        arrival = self._arrive(uid, about.get("priority", Priority.NORMAL))
+        self.model.accept(uid, payload, created=arrival, **about)
         if uid not in self.seen:
             self.seen.append(uid)
 
@@ -124,7 +127,7 @@ class LaneMachine(RuleBasedStateMachine):
         if score is not None:
             band = BANDS[list(Priority).index(priority)]
             assert abs(score - band - self.now_ms()) < 60_000
-            self.client.zadd(self.keys.waiting, {uid: band + arrival})
+            self.client.zadd(self.keys.waiting, {uid: band + arrival + score % 1})
         return arrival
 
     @property
@@ -144,7 +147,8 @@ class LaneMachine(RuleBasedStateMachine):
     )
     def submit_keyed(self, keys: list[str], payload: bytes, again: range) -> None:
         mark = hashlib.blake2b(payload, digest_size=16).hexdigest()
-        text, uids = tail(NO_REPLY, b"") + payload, [keyed_uid(self.lane.name, key) for key in keys]
+        length, uids = 7 * self.sized, [keyed_uid(self.lane.name, key) for key in keys]
+        text = tail(NO_REPLY, b"", length=CODES[length]) + payload
         call = self.calls.submit(self.lane, [NewJob(uid, text, 0, mark) for uid in uids])
         for _ in again:
             places, fresh = self.model.look_up(uids, payload)
@@ -155,7 +159,7 @@ class LaneMachine(RuleBasedStateMachine):
             accepted = self.run(call)
             for uid in fresh:
                 self.model.once[uid] = payload
-                self._accept(uid, payload)
+                self._accept(uid, payload, length=length)
             assert accepted == Accepted(self.depth, known)
             assert accepted.conflicts == (False in places.values())
 
@@ -183,6 +187,8 @@ class LaneMachine(RuleBasedStateMachine):
         expected = self.model.claim(batch, token)
         claimed = self._claim(batch, token)
         assert (claimed.uids, claimed.left) == (expected, self.depth)
+        lengths = [self.model.jobs[uid].length for uid in claimed.uids]
+        assert not self.sized or len(lengths) * max(lengths, default=0) <= max(30, *lengths, 0)
         return (claimed, token) if claimed.uids else multiple()
 
     @rule(target=claims, token=tokens, again=twice)
@@ -497,8 +503,8 @@ class LaneMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize(
     ("sharing", "examples"),
-    [({}, 60), ({"single_flight": True}, 50), ({"cache_ttl_s": 3_600}, 30)],
-    ids=["alone", "single flight", "cache"],
+    [({}, 60), ({"single_flight": True}, 50), ({"cache_ttl_s": 3_600}, 30), (SIZED, 50)],
+    ids=["alone", "single flight", "cache", "lengths"],
 )
 def test_the_scripts_keep_their_promises_in_any_order(
     store_redis: redis.Redis,

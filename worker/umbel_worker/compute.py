@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from umbel_batching import wire
 from umbel_batching.record import Failure
 from umbel_registry import LoadedModel, Manifest, Signature
+from umbel_registry.figures import NO_CELLS, Cells
 from umbel_registry.loading import ArrayModel
 from umbel_worker.gather import Gathered, Payload, gather
 from umbel_worker.isolate import Isolation, Result, SpoiltBatch
@@ -25,10 +26,12 @@ class Computed:
     Attributes:
         results: one per job, in order.
         ceiling: largest batch found to fit into memory; 0: no news, -1: a full batch fits.
+        cells: what its arrays of variable length consisted of, over all forwards.
     """
 
     results: list[Result]
     ceiling: int = 0
+    cells: Cells = NO_CELLS
 
 
 def compute(model: LoadedModel, payloads: Sequence[Payload], ceiling: int = 0) -> Computed:
@@ -43,13 +46,18 @@ def compute(model: LoadedModel, payloads: Sequence[Payload], ceiling: int = 0) -
         payloads: encoded inputs, at least one.
         ceiling: largest batch that is known to fit into memory; 0: none known.
     """
+    counted: list[Cells] = []
 
     def run(start: int, end: int) -> list[Result]:
-        return _results(model, payloads[start:end])
+        # They are read each time: a model may write into its input.
+        gathered = gather(model.signature, payloads[start:end])
+        counted.append(gathered.cells)
+        return _results(model, gathered, end - start)
 
     search = Isolation(run, f"{model.manifest.name} {model.manifest.version}")
     results = search.solve(0, len(payloads))
-    return Computed(results, _news(search, len(payloads), ceiling, _most(model)))
+    news = _news(search, len(payloads), ceiling, _most(model))
+    return Computed(results, news, sum(counted, NO_CELLS))
 
 
 def _most(model: LoadedModel) -> int:
@@ -68,15 +76,14 @@ def _news(search: Isolation, size: int, known: int, most: int) -> int:
     return 0
 
 
-def _results(model: LoadedModel, payloads: Sequence[Payload]) -> list[Result]:
-    """One result per payload. They are read each time: a model may write into its input."""
-    gathered = gather(model.signature, payloads)
+def _results(model: LoadedModel, gathered: Gathered, count: int) -> list[Result]:
+    """One result for each of ``count`` payloads."""
     if not gathered.refused:
         return list(_run(model, gathered))
     results: dict[int, Result] = dict(gathered.refused)
     if gathered.places:
         results.update(zip(gathered.places, _run(model, gathered), strict=True))
-    return [results[place] for place in range(len(payloads))]
+    return [results[place] for place in range(count)]
 
 
 def _run(model: LoadedModel, gathered: Gathered) -> Sequence[Result]:

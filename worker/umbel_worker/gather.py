@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from umbel_batching import wire
 from umbel_batching.record import Failure
 from umbel_config.errors import InvalidInput
 from umbel_registry import Signature, collate
+from umbel_registry.figures import NO_CELLS, Cells
 
 Payload = bytes | memoryview
 
@@ -26,12 +27,14 @@ class Gathered:
         batch: arrays ``[n, *shape]`` by argument name for a model of arrays, else ``None``.
         rows: one value per job for a handler; for arrays only where their lengths differ.
         refused: why each of the other payloads was left out, by place.
+        cells: what the arrays of variable length consist of.
     """
 
     places: list[int]
     batch: dict[str, NDArray[Any]] | None
     rows: list[Any] | None
     refused: dict[int, Failure]
+    cells: Cells = NO_CELLS
 
 
 def gather(signature: Signature, payloads: Sequence[Payload]) -> Gathered:
@@ -56,7 +59,17 @@ def gather(signature: Signature, payloads: Sequence[Payload]) -> Gathered:
             refused[place] = Failure(type(error).__name__, str(error))
     arrays = all(spec.is_array for spec in signature.inputs.values())
     batch = collate(signature, rows) if arrays and rows else None
-    return Gathered(places, batch, rows, refused)
+    cells = _cells(signature, rows, batch) if batch else NO_CELLS
+    return Gathered(places, batch, rows, refused, cells)
+
+
+def _cells(signature: Signature, rows: Sequence[Any], batch: Mapping[str, NDArray[Any]]) -> Cells:
+    """What was filled up; nothing where all inputs have fixed shapes."""
+    single, real, whole = len(signature.inputs) == 1, 0, 0
+    for name in signature.variable_inputs:
+        real += sum((row if single else row[name]).size for row in rows)
+        whole += batch[name].size
+    return Cells(real, whole - real)
 
 
 def _stacked(signature: Signature, payloads: Sequence[Payload]) -> dict[str, NDArray[Any]] | None:

@@ -18,6 +18,7 @@ from umbel_batching.record import (
     State,
     body_offset,
     encode_meta,
+    length_of,
     state_of,
     tail,
 )
@@ -203,4 +204,5 @@ def shadow_lane(standing: Standing, manifest: Manifest) -> Lane:
 
 def _copied(job_id: str, record: bytes) -> bytes:
     meta = encode_meta({COPY_OF: job_id})
-    return tail(NO_REPLY, meta, Priority.LOW) + record[body_offset(record) :]
+    start = tail(NO_REPLY, meta, Priority.LOW, length=length_of(record))
+    return start + record[body_offset(record) :]

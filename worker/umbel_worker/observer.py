@@ -11,13 +11,15 @@ from redis.exceptions import RedisError
 from umbel_batching import wire
 from umbel_batching.calls import Calls
 from umbel_batching.lanes import is_shadow, split_id, split_name
-from umbel_batching.record import Failure, Record, State, created_of, parse
+from umbel_batching.length import NO_LENGTH, longest_of
+from umbel_batching.record import Failure, Record, State, created_of, length_of, parse
 from umbel_batching.scripts import Runner
 from umbel_batching.values import Claimed, Settlement
 from umbel_config.errors import UmbelError
-from umbel_registry.figures import Tallies
+from umbel_registry.figures import NO_CELLS, Cells, Tallies
 from umbel_registry.pairing import Pairing, pair
 from umbel_worker.board import Board
+from umbel_worker.compute import Computed
 from umbel_worker.isolate import Result
 from umbel_worker.mirror import COPY_OF, Mirror
 
@@ -42,7 +44,7 @@ class Observer:
         self._mirror, self._tallies = mirror, tallies
 
     def settled(
-        self, lane: str, ran: str, claimed: Claimed, results: list[Result], outcome: Settlement
+        self, lane: str, ran: str, claimed: Claimed, computed: Computed, outcome: Settlement
     ) -> None:
         """Takes note of a batch whose outcomes are written.
 
@@ -50,15 +52,15 @@ class Observer:
             lane: the lane of its jobs.
             ran: the version that ran it, if it is not the lane's own.
             claimed: the batch as it was claimed.
-            results: what came of its jobs, in order.
+            computed: what came of its jobs.
             outcome: what was written.
         """
         try:
             if is_shadow(lane) and not self._board.copies(lane):
                 return  # it was switched off, and these were not run
-            self._count(lane, ran, claimed, outcome)
+            self._count(lane, ran, claimed, outcome, computed.cells)
             if is_shadow(lane):
-                self._compare(lane, claimed, results)
+                self._compare(lane, claimed, computed.results)
                 return
             self._mirror.offer(lane, claimed, outcome)
         except (RedisError, UmbelError) as error:
@@ -66,7 +68,9 @@ class Observer:
         except Exception:
             log.exception("batch %s: not counted", claimed.batch)
 
-    def _count(self, lane: str, ran: str, claimed: Claimed, outcome: Settlement) -> None:
+    def _count(
+        self, lane: str, ran: str, claimed: Claimed, outcome: Settlement, cells: Cells
+    ) -> None:
         model, version = split_name(lane)
         compute_ms = outcome.compute_us / 1000
         waits = claimed.started_ms - np.array([created_of(raw) for raw in claimed.records])
@@ -77,6 +81,7 @@ class Observer:
             np.maximum(waits, 0) + compute_ms,
             compute_ms,
             len(outcome.uids) - outcome.succeeded,
+            cells if cells.real else _estimated(claimed.records),
         )
 
     def _compare(self, lane: str, claimed: Claimed, results: list[Result]) -> None:
@@ -108,3 +113,12 @@ class Observer:
                 if raw:
                     found[f"{slot}-{uid}"] = parse(raw)
         return [found.get(job_id) for job_id in job_ids]
+
+
+def _estimated(records: list[bytes]) -> Cells:
+    """What a batch is, were it as wide as its longest input: a handler pads where none can see."""
+    if length_of(records[0]) == NO_LENGTH:
+        return NO_CELLS
+    lengths = [longest_of(length_of(raw)) for raw in records]
+    real = sum(lengths)
+    return Cells(real, len(lengths) * max(lengths) - real)

@@ -209,9 +209,8 @@ class Rounds:
     def _note(self, written: bool, ready: _Ready) -> None:  # noqa: FBT001
         claimed = ready.claimed
         if written:
-            results = ready.computed.results
-            ran = self._order.ran
-            self._by.observer.settled(self._lane, ran, claimed, results, ready.outcome)
+            ran, computed = self._order.ran, ready.computed
+            self._by.observer.settled(self._lane, ran, claimed, computed, ready.outcome)
             return
         self._tally.lost += len(claimed.uids)
         log.warning(

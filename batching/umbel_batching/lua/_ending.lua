@@ -188,7 +188,7 @@ local function requeue(slot, back, now)
     end
     local created = tonumber(sub(entry.head, CREATED_FROM, CREATED_TO))
     local deadline = sub(entry.head, DEADLINE_FROM, DEADLINE_TO)
-    members[#members + 1] = score_text(sub(entry.head, PRIORITY_FROM, PRIORITY_TO), created)
+    members[#members + 1] = score_text(sub(entry.head, PRIORITY_FROM, LENGTH_TO), created)
     members[#members + 1] = entry.uid
     if tonumber(deadline) > 0 then
       timed[#timed + 1] = deadline

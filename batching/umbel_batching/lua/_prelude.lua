@@ -33,7 +33,9 @@ end
 
 -- What BatchPolicy.text writes, in its order: fields of a lane.
 local POLICY = {'max_batch_size', 'max_wait_ms', 'max_queue', 'max_queue_bytes', 'single_flight',
-  'cache_ttl_s', 'cache_entries', 'cache_bytes'}
+  'cache_ttl_s', 'cache_entries', 'cache_bytes',
+  'look_ahead',
+  'max_batch_cost'}
 
 -- Reads what Retention.text writes.
 local function retention(text)
@@ -103,20 +105,25 @@ local BAND = 1e13
 local BANDS = {h = -BAND, n = 0, l = BAND}
 local RANGES = {{'-inf', '(0'}, {'0', '(1e13'}, {'1e13', '+inf'}}
 
-local function score_text(priority, arrival)
-  return string.format('%.0f', BANDS[priority] + arrival)
+-- The score of a job by its kind: its class, and the code of its length, which stands behind the
+-- point. All scores are exact: 10^13 and 512 parts of one take 53 bits.
+local function score_text(kind, arrival)
+  local code = tonumber(sub(kind, 2)) or 0
+  local score = BANDS[sub(kind, 1, 1)] + arrival
+  return string.format(code > 0 and '%.9f' or '%.0f', score + code / 512)
 end
 
 local function band_of(score)
   return score < 0 and -BAND or score >= BAND and BAND or 0
 end
 
--- Whether jobs of more than one class wait, and the score of the first; nil where none waits.
+-- Whether jobs of more than one class wait, the score of the first without its length, and whether
+-- jobs have one; nil where none waits.
 local function line_of(key)
   local first = score_of_first(key)
   if not first then return false, nil end
   local last = tonumber(redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2])
-  return band_of(first) ~= band_of(last), first
+  return band_of(first) ~= band_of(last), math.floor(first), first % 1 + last % 1 > 0
 end
 
 -- Arrival of the job that has waited longest, of whatever class; nil where none waits.
@@ -127,7 +134,7 @@ local function oldest_arrival(key)
   local oldest
   for _, range in ipairs(RANGES) do
     local found = redis.call('ZRANGEBYSCORE', key, range[1], range[2], 'WITHSCORES', 'LIMIT', 0, 1)
-    local arrival = found[2] and tonumber(found[2]) - band_of(tonumber(found[2]))
+    local arrival = found[2] and math.floor(tonumber(found[2])) - band_of(tonumber(found[2]))
     if arrival and (not oldest or arrival < oldest) then oldest = arrival end
   end
   return oldest

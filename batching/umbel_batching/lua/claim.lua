@@ -14,6 +14,7 @@ local keep, channels = retention(ARGV[7]), ARGV[8]
 local AGE_TURN = 4 -- of this many batches one takes the oldest jobs, whatever their class
 local PROBE_MS = 60000 -- how often a batch above the remembered ceiling is tried
 local LATE_MS = 2000 -- a drain that stays and has not claimed for so long after that counts as dead
+local MOST_LOOKED = 4096 -- jobs among which a batch is chosen by length, unless it is larger itself
 local MOST_JOINED = 1000 -- jobs that share the fate of one running batch; it settles them all
 local now = now_ms()
 
@@ -36,8 +37,9 @@ end
 if redis.call('ZREM', sent, token) == 1 then redis.call('HDEL', lane, 'unanswered') end
 local depth = redis.call('ZCARD', waiting)
 local policy = redis.call('HMGET', lane, 'max_batch_size', 'max_wait_ms', 'single_flight',
-  'cache_ttl_s', 'ceiling:' .. ARGV[6], 'ceiling_at:' .. ARGV[6], 'queue')
-local queue = policy[7] or ''
+  'cache_ttl_s', 'ceiling:' .. ARGV[6], 'ceiling_at:' .. ARGV[6], 'look_ahead', 'max_batch_cost',
+  'queue')
+local queue = policy[9] or ''
 
 -- Whether more drains run or are called for than the workers of the queue can run side by side.
 local function is_crowded()
@@ -47,8 +49,8 @@ end
 
 -- Has a drain that found nothing stay for work, or ends it.
 local function stay_or_end()
-  if stay == 0 or not policy[7] or is_crowded() then
-    end_drain(slot, policy[7], token)
+  if stay == 0 or not policy[9] or is_crowded() then
+    end_drain(slot, policy[9], token)
     return 0
   end
   redis.call('ZADD', idle, now + stay, token)
@@ -77,28 +79,43 @@ if ceiling > 0 then
   end
 end
 
--- The jobs to look at: by class, but each fourth time by arrival, so that no class starves.
-local function candidates()
-  local mixed, first = line_of(waiting)
-  if not mixed or redis.call('HINCRBY', lane, 'turn', 1) % AGE_TURN ~= 0 then
-    return redis.call('ZRANGE', waiting, 0, size - 1), not mixed
-  end
-  local lines, uids = {}, {}
+-- The first `most` jobs by arrival, whatever their class: each uid, and behind it its score.
+local function oldest_of_all(most)
+  local lines, found = {}, {}
   for place, range in ipairs(RANGES) do
     lines[place] = {at = 1, found = redis.call('ZRANGEBYSCORE', waiting, range[1], range[2],
-      'WITHSCORES', 'LIMIT', 0, size)}
+      'WITHSCORES', 'LIMIT', 0, most)}
   end
-  for at = 1, math.min(size, depth) do
+  for at = 1, 2 * math.min(most, depth), 2 do
     local best, earliest
     for _, line in ipairs(lines) do
       local score = line.found[line.at + 1] and tonumber(line.found[line.at + 1])
-      local arrival = score and score - band_of(score)
+      local arrival = score and math.floor(score) - band_of(score)
       if arrival and (not best or arrival < earliest) then best, earliest = line, arrival end
     end
-    uids[at] = best.found[best.at]
+    found[at], found[at + 1] = best.found[best.at], best.found[best.at + 1]
     best.at = best.at + 2
   end
-  return uids, false
+  return found
+end
+
+-- The jobs to look at: by class, but each fourth time by arrival, so that no class starves. Where
+-- jobs have lengths these are chosen from more, and are a batch already.
+local function candidates()
+  local mixed, _, sized = line_of(waiting)
+  local by_age = mixed and redis.call('HINCRBY', lane, 'turn', 1) % AGE_TURN == 0
+  local look_ahead, cost = tonumber(policy[7] or 1), tonumber(policy[8] or 0)
+  if not sized or look_ahead == 1 and cost == 0 then
+    if not by_age then return redis.call('ZRANGE', waiting, 0, size - 1), not mixed end
+    local found, uids = oldest_of_all(size), {}
+    for at = 1, #found, 2 do uids[#uids + 1] = found[at] end
+    return uids, false
+  end
+  local most = math.max(size, math.min(look_ahead * size, MOST_LOOKED))
+  local found = by_age and oldest_of_all(most) or redis.call('ZRANGE', waiting, 0, most - 1, 'WITHSCORES')
+  local hurry = redis.call('ZRANGEBYSCORE', deadlines, '(' .. ms13(now), ms13(now + DEADLINE_MARGIN),
+    'LIMIT', 0, most)
+  return by_length(found, mixed and not by_age, hurry, limit, cost, look_ahead == 1), false
 end
 local looked, in_line = candidates()
 
@@ -199,7 +216,8 @@ end
 if in_line then
   redis.call('ZREMRANGEBYRANK', waiting, 0, count - 1)
 else
-  for at = 1, count do redis.call('ZREM', waiting, looked[at]) end
+  for at = #looked, count + 1, -1 do looked[at] = nil end
+  in_chunks('ZREM', waiting, looked)
 end
 if #timed > 0 then in_chunks('ZREM', deadlines, timed) end
 if bytes > 0 then redis.call('HINCRBY', lane, 'bytes', -bytes) end

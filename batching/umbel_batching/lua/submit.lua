@@ -14,7 +14,7 @@ local MEMORY_LOOK_MS, MEMORY_LOOK_BYTES = 16, 2048
 local now = now_ms()
 
 local lane_has = redis.call('HMGET', lane, 'name', 'max_batch_size', 'max_wait_ms', 'max_queue',
-  'max_queue_bytes', 'bytes', 'slots', 'rate', 'cache_ttl_s', 'memory')
+  'max_queue_bytes', 'bytes', 'slots', 'rate', 'cache_ttl_s', 'memory', 'look_ahead', 'max_batch_cost')
 if lane_has[1] and lane_has[1] ~= ARGV[2] then return {-1, lane_has[1]} end
 local policy = not lane_has[1] and numbers(ARGV[4]) -- a lane keeps the one it began with
 local depth = redis.call('ZCARD', waiting)
@@ -123,7 +123,10 @@ local function remembered(tail)
 end
 
 local records, members, timed, ended, first_deadline = {}, {}, {}, {}, nil
-local scores = {n = arrival}
+local scores = {n = arrival, n000 = arrival}
+-- Lengths stand in scores only where they count: jobs that come at once are in line by their scores.
+local look_ahead, cost = lane_has[11] or policy and policy[9], lane_has[12] or policy and policy[10]
+local kind_to = (tonumber(look_ahead) > 1 or tonumber(cost) > 0) and LENGTH_TO - PRIORITY_FROM + 1 or 1
 for place = 1, #fresh do
   local at = fresh[place]
   local uid, timeout, tail, deadline = ARGV[at], 0, ARGV[at + 2], none
@@ -148,9 +151,9 @@ for place = 1, #fresh do
   else
     records[#records + 1] = job .. uid
     records[#records + 1] = blank .. deadline .. none .. tail
-    local class = sub(tail, 1, 1)
-    if not scores[class] then scores[class] = score_text(class, now) end
-    members[#members + 1] = scores[class]
+    local kind = sub(tail, 1, kind_to)
+    if not scores[kind] then scores[kind] = score_text(kind, now) end
+    members[#members + 1] = scores[kind]
     members[#members + 1] = uid
     if timeout > 0 then
       timed[#timed + 1] = deadline

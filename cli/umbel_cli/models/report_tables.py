@@ -76,6 +76,8 @@ def _rows(comparison: Comparison) -> Iterator[tuple[str, Cell]]:
         if name in compared:
             yield f"  against {comparison.baseline}", _against(name)
     yield "a batch, on average", _batch
+    if any(each.padding is not None for each in comparison.versions):
+        yield "  padding", _padding
     told = [each.agreement for each in comparison.versions if each.agreement]
     if told:
         yield from _agreement_rows(told)
@@ -104,6 +106,10 @@ def _batch(each: VersionFigures) -> Text:
     if each.batch_size is None or each.compute_ms is None:
         return _NOTHING
     return _two_lines(times_text(each.compute_ms), f"{each.batch_size:,.1f} jobs")
+
+
+def _padding(each: VersionFigures) -> Text:
+    return _NOTHING if each.padding is None else Text(shares_text(each.padding))
 
 
 def _agreement_rows(told: Sequence[Agreement]) -> Iterator[tuple[str, Cell]]:

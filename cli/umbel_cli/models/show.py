@@ -15,6 +15,7 @@ from rich.text import Text
 from umbel_cli.dead.tables import ago, one_line
 from umbel_cli.models.listing import facts
 from umbel_cli.models.policy import value_text
+from umbel_cli.models.report_tables import shares_text
 from umbel_cli.models.route import route_change, route_facts, route_source
 from umbel_cli.models.tables import places_table, second_text, share_text, version_state_text
 from umbel_cli.models.words import Model, length_text, percent_text
@@ -25,6 +26,7 @@ from umbel_config.settings import Settings
 from umbel_registry import TrafficControl
 from umbel_registry.audit import Change, canary_text
 from umbel_registry.edits import Standing
+from umbel_registry.figures import FiguresStore
 from umbel_registry.fleet import Fleet, LoadFailure
 from umbel_registry.life import Life, life_of
 from umbel_registry.versions import LATEST
@@ -42,12 +44,15 @@ class _Known:
         life: of the version.
         failure: why it did not load when that was last tried.
         change: the change that brought the route in force.
+        padding: elements that filled up shorter inputs in its batches under that route, for each
+            real one; ``None`` where its inputs have no lengths, or no batch ran.
     """
 
     standing: Standing
     life: Life
     failure: LoadFailure | None
     change: Change | None
+    padding: float | None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,7 +80,8 @@ def show(
         known = _read(client, settings.namespace, model, version or LATEST)
     manifest = known.standing.manifests[known.life.version]
     if as_json:
-        told = {"life": facts(known.life), "traffic": _traffic_facts(known)}
+        told = {"life": facts(known.life), "padding": known.padding}
+        told["traffic"] = _traffic_facts(known)
         print_json({**manifest.model_dump(mode="json"), **told})
         return
     out = output()
@@ -89,12 +95,15 @@ def _read(client: redis.Redis, namespace: str, model: str, word: str) -> _Known:
     standing = control.read(model)
     version = standing.version(word)
     failures = fleet.failures(model)
+    number = standing.traffic.number_in_force
+    figures = FiguresStore(client, namespace).read(model, number, [version])
     failed = {name: failure.error for name, failure in failures.items()}
     return _Known(
         standing=standing,
         life=life_of(standing, version, fleet.reports(), failed),
         failure=failures.get(version),
         change=route_change(control, model),
+        padding=figures[version].padding,
     )
 
 
@@ -124,6 +133,8 @@ def _life_rows(known: _Known) -> Iterator[tuple[str, Text]]:
     if life.aliases:
         yield "aliases", Text(", ".join(life.aliases))
     yield "batching", _policy_text(standing, life.version)
+    if known.padding is not None:
+        yield "padding", Text(f"{shares_text(known.padding)} on top of the inputs, on this route")
     wanted = standing.traffic.wanted.get(life.version, 0) - standing.now_ms
     if wanted > 0:
         yield "wanted", Text(f"workers keep it loaded for another {length_text(wanted // 1000)}")

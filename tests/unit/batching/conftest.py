@@ -17,6 +17,7 @@ from umbel_batching.census import BANDS
 from umbel_batching.deliveries import Delivery, delivery_of
 from umbel_batching.keys import lane_keys, shared_keys
 from umbel_batching.lanes import Lane, keyed_uid, new_uid
+from umbel_batching.length import NO_LENGTH, code_of
 from umbel_batching.outbox import (
     OUTBOX,
     Entry,
@@ -93,8 +94,10 @@ class Lab:
         reply: str = NO_REPLY,
         priority: Priority = Priority.NORMAL,
         callback: bytes = b"",
+        length: int = 0,
     ) -> list[str]:
-        text = tail(reply, meta, priority, callback) + payload
+        code = code_of(length) if length else NO_LENGTH
+        text = tail(reply, meta, priority, callback, code) + payload
         jobs = [NewJob(new_uid(), text, timeout_ms) for _ in range(count)]
         self.runner.run(self.calls.submit(self.lane, jobs))
         return [job.uid for job in jobs]
@@ -231,7 +234,8 @@ class Lab:
         """Makes a waiting job ``ms`` older."""
         record = self.record(uid)
         arrival, place = record.created_ms - ms, list(Priority).index(record.priority)
-        self.client.zadd(self.keys.waiting, {uid: BANDS[place] + arrival})
+        code = self.client.zscore(self.keys.waiting, uid) % 1
+        self.client.zadd(self.keys.waiting, {uid: BANDS[place] + arrival + code})
         self.client.setrange(self.keys.job + uid, _SPANS["created"][0], str(arrival).encode())
 
     def past_deadline(self, uid: str) -> None:

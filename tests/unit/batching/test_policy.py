@@ -16,6 +16,8 @@ from umbel_batching.policy import BatchPolicy
         {},
         {"max_batch_size": 1, "max_wait_ms": 0, "max_queue": 1, "max_queue_bytes": 1},
         {"max_batch_size": 4096, "max_wait_ms": 3_600_000},
+        {"look_ahead": 1, "max_batch_cost": 1},
+        {"look_ahead": 64, "max_batch_cost": 2**40},
     ],
 )
 def test_sensible_policies_are_taken(given: dict[str, int]) -> None:
@@ -35,6 +37,9 @@ def test_sensible_policies_are_taken(given: dict[str, int]) -> None:
         {"max_batch_size": "many"},
         {"max_batch_size": 1.5},
         {"max_delay_ms": 5},
+        {"look_ahead": 0},
+        {"look_ahead": 65},
+        {"max_batch_cost": -1},
     ],
 )
 def test_other_policies_are_refused(given: dict[str, Any]) -> None:
@@ -45,3 +50,19 @@ def test_other_policies_are_refused(given: dict[str, Any]) -> None:
 def test_a_policy_does_not_change() -> None:
     with pytest.raises(ValidationError):
         BatchPolicy().max_batch_size = 8  # type: ignore[misc]
+
+
+def test_a_changed_copy_says_to_the_scripts_what_it_is() -> None:
+    policy = BatchPolicy(max_batch_size=8)
+    assert policy.text.startswith("8 ")
+    assert policy.model_copy(update={"max_batch_size": 9}).text.startswith("9 ")
+
+
+def test_what_came_later_is_stored_only_where_it_is_no_default() -> None:
+    later = {"look_ahead", "max_batch_cost"}
+    assert not later & BatchPolicy().model_dump(mode="json").keys()
+    assert later <= BatchPolicy().model_dump().keys()
+    chosen = BatchPolicy(look_ahead=1, max_batch_cost=9)
+    assert later <= chosen.model_dump(mode="json").keys()
+    assert BatchPolicy.model_validate_json(chosen.model_dump_json()) == chosen
+    assert BatchPolicy.model_validate_json(BatchPolicy().model_dump_json()) == BatchPolicy()

@@ -25,7 +25,7 @@ from umbel_cli.models.report_tables import (
 )
 from umbel_registry.catalog import Catalog
 from umbel_registry.comparison import Comparison, compare
-from umbel_registry.figures import Figures, FiguresStore, Tallies
+from umbel_registry.figures import Cells, Figures, FiguresStore, Tallies
 from umbel_registry.manifest import ModelFile, build_manifest
 from umbel_registry.pairing import pair
 from umbel_registry.paths import FileInfo
@@ -39,7 +39,8 @@ def batches(tallies: Tallies, number: int, version: str, count: int, **how: floa
     rng = np.random.default_rng(len(version) + count)
     for failed in rng.binomial(16, how.get("errors", 0.0), count):
         latencies = rng.lognormal(math.log(how.get("median_ms", 10.0)), 0.3, 16)
-        tallies.add("digits", number, version, latencies, 4.0, int(failed))
+        cells = Cells(1_000, round(1_000 * how.get("padding", 0)))
+        tallies.add("digits", number, version, latencies, 4.0, int(failed), cells)
 
 
 def figures(count: int, **how: float) -> Figures:
@@ -91,7 +92,7 @@ def test_versions_of_a_route_side_by_side(
 ) -> None:
     traffic.route("digits", {"3": 9, "4": 1}, {"2": 0.5})
     tallies, number = Tallies(), number_of(traffic)
-    batches(tallies, number, "3", 400, errors=0.01)
+    batches(tallies, number, "3", 400, errors=0.01, padding=0.375)
     batches(tallies, number, "4", 150, errors=0.1, median_ms=20)
     batches(tallies, number, "2", 30)
     rows = np.random.default_rng(0).normal(size=(40, 3))
@@ -111,6 +112,8 @@ def test_versions_of_a_route_side_by_side(
         "4 is slower than 3: p50 +",
         "Outputs of 2 agree with those that were given for 100 % of 40 inputs",
         "only this one failed",
+        "padding",
+        "37.5 %",
         "2 failed for 4.8 % of the inputs that had an output (",
     ):
         assert words in answer.output

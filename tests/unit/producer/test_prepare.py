@@ -12,6 +12,7 @@ from umbel._prepare import Options, check_routing_key, options, prepare, prepare
 from umbel._way import Target, Turns, Way
 from umbel_batching import wire
 from umbel_batching.lanes import Lane, keyed_uid
+from umbel_batching.length import code_of
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import MAX_META, Priority
 from umbel_batching.values import NewJob
@@ -74,9 +75,25 @@ def test_metadata_over_its_limit_is_refused() -> None:
 
 def test_job_carries_priority_reply_metadata_and_payload() -> None:
     new = prepare(target(), ROW, make(metadata={"a": 1}, timeout=2, priority="high"))
-    assert new.tail.startswith(b"h" + REPLY.encode())
+    assert new.tail.startswith(b"h000" + REPLY.encode())
     assert new.timeout_ms == 2000
     assert new.tail.endswith(wire.encode(ROW))
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "length"),
+    [
+        (TensorSpec(dtype="string"), "x" * 300, 300),
+        (TensorSpec(dtype="string"), "", 1),
+        (TensorSpec(dtype="int64", shape=(-1,)), np.ones(64, np.int64), 64),
+    ],
+)
+def test_job_carries_the_length_of_its_input(spec: TensorSpec, value: Any, length: int) -> None:
+    signature = Signature(inputs={"x": spec}, outputs={"y": TensorSpec(dtype="float32")})
+    where = Target(target().lane, signature)
+    new = prepare(where, value, make(metadata={"a": 1}, priority="low"))
+    plain = make(metadata={"a": 1}, priority="low").tail + wire.encode(value)
+    assert new.tail == b"l%03d" % code_of(length) + plain[4:]
 
 
 def test_payload_at_the_limit_passes_and_one_byte_more_does_not() -> None:

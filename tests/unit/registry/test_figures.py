@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umbel_config.errors import StoreUnavailable
-from umbel_registry.figures import KEPT_S, Figures, FiguresStore, Tallies
+from umbel_registry.figures import KEPT_S, Cells, Figures, FiguresStore, Tallies
 from umbel_registry.histogram import Histogram
 from umbel_registry.intervals import wilson
 from umbel_registry.keys import figures_key
@@ -32,8 +32,8 @@ UNLIKE = Pairing(equal=False, same_top=None, difference=math.inf)
 
 def filled() -> Tallies:
     tallies = Tallies()
-    tallies.add(*KEY, np.array([5.0, 7.0, 7.01]), 2.5, 1)
-    tallies.add(*KEY, [80.0], 1.5, 0)
+    tallies.add(*KEY, np.array([5.0, 7.0, 7.01]), 2.5, 1, Cells(10, 4))
+    tallies.add(*KEY, [80.0], 1.5, 0, Cells(6))
     tallies.add_pairs(*KEY, [ALIKE, APART, UNLIKE, ALIKE], failed=2)
     return tallies
 
@@ -48,6 +48,8 @@ FILLED = Figures(
     latency=Histogram.of([5.0, 7.0, 7.01, 80.0]),
     compute=Histogram.of([2.5, 1.5]),
     compute_ms=4.0,
+    real_cells=16,
+    padded_cells=4,
     pairs=4,
     equal=2,
     unlike=1,
@@ -222,3 +224,8 @@ def test_workers_and_producers_need_no_torch_for_figures() -> None:
     names = "comparison, figures, histogram, intervals, pairing"
     script = f"import sys\nfrom umbel_registry import {names}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_padding_is_told_only_where_inputs_have_lengths() -> None:
+    assert FILLED.padding == 0.25
+    assert Figures(jobs=3, batches=1).padding is None

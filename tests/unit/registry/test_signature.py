@@ -221,6 +221,37 @@ def test_a_spec_that_contradicts_itself_is_refused(spec: dict[str, Any]) -> None
         TensorSpec.model_validate(spec)
 
 
+@pytest.mark.parametrize(
+    ("signature", "value", "length"),
+    [
+        (one("float32", (4,)), np.ones(4, np.float32), None),
+        (one("float32"), np.float32(1), None),
+        (one("int64", (-1,)), np.ones(7, np.int64), 7),
+        (one("float32", (-1, 80)), np.ones((7, 80), np.float32), 7),
+        (one("float32", (3, -1, -1)), np.ones((3, 7, 5), np.float32), 35),
+        (one("string"), "", 0),
+        (one("string"), "four", 4),
+        (one("string"), "dörf", 5),
+        (one("bytes"), b"four", 1_000),
+        (one("json"), {"any": [1, 2]}, 1_000),
+    ],
+)
+def test_inputs_have_a_length_where_they_differ(
+    signature: Signature, value: Any, length: int | None
+) -> None:
+    assert signature.length_of(signature.validate_input(value), 1_000) == length
+
+
+def test_of_several_inputs_the_first_variable_array_counts() -> None:
+    text, fixed = TensorSpec(dtype="string"), TensorSpec(dtype="float32", shape=(2,))
+    tokens = TensorSpec(dtype="int64", shape=(-1,))
+    value = {"s": "text", "z": np.ones(2, np.float32), "t": np.ones(7, np.int64)}
+    three = Signature(inputs={"s": text, "z": fixed, "t": tokens}, outputs=Y)
+    assert three.length_of(value, 1_000) == 7
+    two = Signature(inputs={"z": fixed, "s": text}, outputs=Y)
+    assert two.length_of({"z": value["z"], "s": "text"}, 1_000) == 1_000
+
+
 def test_masks_have_names_of_their_own_and_come_last() -> None:
     spec = TensorSpec(dtype="int64", shape=(-1,), mask="m")
     fixed = TensorSpec(dtype="float32")

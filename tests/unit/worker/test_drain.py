@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,11 +15,13 @@ from umbel_batching import replies, wire
 from umbel_batching.calls import Calls
 from umbel_batching.keys import lane_keys, reply_channel
 from umbel_batching.lanes import Lane, new_uid
+from umbel_batching.length import code_of
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import NO_REPLY, Failure, State, parse, tail
 from umbel_batching.scripts import Runner
 from umbel_batching.values import Claimed, NewJob
 from umbel_config.errors import ModelLoadFailed, ModelUnavailable
+from umbel_registry import TensorSpec
 from umbel_registry.figures import Tallies
 from umbel_registry.loading import ArrayModel
 from umbel_worker.board import Board
@@ -78,6 +80,15 @@ class Bench:
             stopping=self.stopping,
         )
 
+    def submit_sized(self, values: Sequence[Any]) -> None:
+        """Jobs that say how long they are, in one call."""
+        codes = [code_of(len(value)) for value in values]
+        jobs = [
+            NewJob(new_uid(), tail(NO_REPLY, b"", length=code) + wire.encode(value))
+            for value, code in zip(values, codes, strict=True)
+        ]
+        self.runner.run(self.calls.submit(LANE, jobs))
+
     def submit(self, count: int, reply: str = NO_REPLY) -> list[str]:
         jobs = [NewJob(new_uid(), tail(reply, b"") + wire.encode(ROW + at)) for at in range(count)]
         self.runner.run(self.calls.submit(LANE, jobs))
@@ -122,6 +133,26 @@ def test_drain_empties_the_lane_in_batches(bench: Any, double: ArrayModel) -> No
     assert (tally.jobs, tally.batches, tally.failed, tally.lost) == (10, 3, 0, 0)
     assert made.states(uids) == [State.SUCCEEDED] * 10
     assert [made.count(what) for what in ("waiting", "leases", "sent", "drains")] == [0] * 4
+
+
+def test_padding_is_counted_as_it_was_computed(bench: Any, array_model: Any) -> None:
+    spec = TensorSpec(dtype="float32", shape=(-1,))
+    model = array_model(lambda x: x, {"x": spec}, {"y": spec})
+    made = bench(lambda: model)
+    made.submit_sized([np.ones(length, np.float32) for length in (25, 27, 10)])
+    made.drainer.drain(LANE.name, made.send())
+    (figures,) = made.tallies.take().values()
+    assert (figures.real_cells, figures.padded_cells) == (62, 3 * 27 - 62)
+
+
+def test_padding_of_a_handler_is_estimated_from_lengths(bench: Any, handler_model: Any) -> None:
+    text = TensorSpec(dtype="string")
+    model = handler_model(lambda rows: rows, {"x": text}, {"y": text})
+    made = bench(lambda: model)
+    made.submit_sized(["a" * 3, "b" * 10])
+    made.drainer.drain(LANE.name, made.send())
+    (figures,) = made.tallies.take().values()
+    assert (figures.real_cells, figures.padded_cells, figures.padding) == (13, 7, 7 / 13)
 
 
 def test_model_is_in_use_until_the_drain_ends(bench: Any, array_model: Any) -> None:
@@ -267,7 +298,7 @@ def test_each_waiting_client_gets_one_message_for_its_jobs(bench: Any, double: A
 
 
 def test_settlement_counts_and_keeps_order() -> None:
-    head = "r01" + "00000" + "b" * 32 + "1".zfill(13) + "0" * 26 + "n"
+    head = "r01" + "00000" + "b" * 32 + "1".zfill(13) + "0" * 26 + "n" + "000"
     raws = [(head + ONE + "00000" + "0000000" + "0000").encode() + b"payload"] * 2
     claimed = Claimed("b" * 32, "size", 1, 2, 0, [new_uid(), new_uid()], raws)
     computed = Computed([b"\x01", Failure("ValueError", "bad")], ceiling=1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from umbel_registry import Signature, TensorSpec
+from umbel_registry.figures import Cells
 from umbel_worker.gather import gather
 
 FLOATS = TensorSpec(dtype="float32", shape=(4,))
@@ -84,6 +85,14 @@ def test_variable_lengths_are_padded_with_masks(encoded: Encoded) -> None:
     assert gathered.batch is not None
     np.testing.assert_array_equal(gathered.batch["t"], [[1, 9, 9], [1, 2, 3]])
     np.testing.assert_array_equal(gathered.batch["mask"], [[True, False, False], [True] * 3])
+    assert gathered.cells == Cells(real=4, padded=2)
+
+
+def test_only_inputs_of_variable_length_are_counted(encoded: Encoded) -> None:
+    two = make(t=TensorSpec(dtype="int64", shape=(-1, 2)), x=FLOATS)
+    values = [{"t": np.ones((length, 2), np.int64), "x": rows(1)[0]} for length in (1, 3)]
+    assert gather(two, encoded(values)).cells == Cells(real=8, padded=4)
+    assert gather(make(x=FLOATS), encoded(rows(3))).cells == Cells()
 
 
 def test_handler_gets_rows_as_they_are(encoded: Encoded) -> None:
