@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from first_figures import running
 from numpy.typing import NDArray
+from suite.processes import running
 
 from umbel import Client
 from umbel_config.connect import connect
