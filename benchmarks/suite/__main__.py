@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _write(results: Results, folder: Path, out: Console) -> None:
-    for name in page.write(results, folder):
+    for name in page.write(results, folder.resolve()):
         out.print(f"Written: {name}", markup=False)
 
 

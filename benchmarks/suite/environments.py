@@ -28,17 +28,27 @@ def python_of(name: str) -> Path:
     Raises:
         NotInstalled: it cannot be made.
     """
-    wanted = (REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8")
-    folder = FOLDER / name
-    stamp, python = folder / _STAMP, folder / "bin" / "python"
-    if python.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+    folder, requirements = FOLDER / name, REQUIREMENTS / f"{name}.txt"
+    python = folder / "bin" / "python"
+    if is_made(name):
         return python
     # `--clear`, so that nothing is left of a half-made or an older one.
     _run([sys.executable, "-m", "venv", "--clear", str(folder)])
     install = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    _run([*install, "-r", str(REQUIREMENTS / f"{name}.txt")])
-    stamp.write_text(wanted, encoding="utf-8")
+    _run([*install, "-r", str(requirements)])
+    (folder / _STAMP).write_text(requirements.read_text(encoding="utf-8"), encoding="utf-8")
     return python
+
+
+def is_made(name: str) -> bool:
+    """Whether a contestant's environment is there, with what is required now.
+
+    Args:
+        name: of the file of requirements, without its ending.
+    """
+    wanted = (REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8")
+    stamp = FOLDER / name / _STAMP
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted
 
 
 def version_of(python: Path, package: str) -> str:

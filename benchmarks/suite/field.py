@@ -16,7 +16,7 @@ from faults.waiting import NeverHappened, until
 
 from suite.contestant import Contestant
 from suite.contestants.celery_common import URL
-from suite.environments import NotInstalled, python_of, version_of
+from suite.environments import NotInstalled, is_made, python_of, version_of
 from suite.names import (
     ASYNC,
     BATCHES,
@@ -40,7 +40,7 @@ from umbel_config.embedded import EmbeddedRedis
 
 #: Whatever keeps one contestant, but no other, from being measured.
 PROBLEMS: Final = (NotInstalled, DriverFailed, NeverHappened, WrongAnswer)
-#: Keep-alive connections of the HTTP clients: with twice as many, or half, they were slower.
+#: Keep-alive connections of the HTTP clients: for a batch that is computed and one that gathers.
 CONNECTIONS: Final = {MOSEC: 128, LITSERVE: 128}
 _START_S = 90.0
 
@@ -131,7 +131,7 @@ class Field(Closing):
         return self._celery(CELERY, "plain_celery", Path(sys.executable))
 
     def _celery_batches(self) -> Contestant:
-        python = python_of("celery_batches")
+        python = self._python("celery_batches")
         celery = version_of(python, "celery")
         self.versions[BATCHES] = f"{version_of(python, 'celery-batches')} on Celery {celery}"
         return self._celery(BATCHES, "celery_batches", python)
@@ -148,7 +148,7 @@ class Field(Closing):
         return Contestant(name, [driver], [server])
 
     def _mosec(self) -> Contestant:
-        python = python_of("mosec")
+        python = self._python("mosec")
         self.versions[MOSEC] = version_of(python, "mosec")
         options = ["--address", "127.0.0.1", "--timeout", "30000", "--log-level", "warning"]
         return self._http(
@@ -162,7 +162,7 @@ class Field(Closing):
         )
 
     def _litserve(self) -> Contestant:
-        python = python_of("litserve")
+        python = self._python("litserve")
         self.versions[LITSERVE] = version_of(python, "litserve")
         words = ["-m", "suite.contestants.litserve_server"]
         return self._http(
@@ -183,6 +183,11 @@ class Field(Closing):
         pairs = [f"{model}={port}" for model, port in ports.items()]
         command = ["-m", "suite.contestants.http_driver", codec, str(CONNECTIONS[name]), *pairs]
         return Contestant(name, [self._remote(name, str(python), command)], servers)
+
+    def _python(self, name: str) -> Path:
+        if not is_made(name):
+            self._say(f"making the environment of {name} (a minute, the first time)")
+        return python_of(name)
 
     def _process(self, name: str, python: Path, words: list[str]) -> Process:
         log = self._folder / f"{name}-server.log"

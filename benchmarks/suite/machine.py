@@ -13,14 +13,14 @@ from umbel_config.server_binary import find_server
 
 
 def hardware() -> dict[str, str]:
-    """Processor, cores, memory and kernel, as far as the system tells."""
+    """Processor, cores, memory and system, as far as the system tells."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
         "cores": f"{cores}, shared by everything",
         "memory": f"{memory / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
     }
 
 
@@ -32,7 +32,6 @@ def versions() -> dict[str, str]:
         "torch": f"{torch.__version__.partition('+')[0]}, on the CPU",
         "Redis server": ".".join(map(str, find_server().version)),
         "redis-py": version("redis"),
-        "Celery": version("celery"),
     }
 
 

@@ -56,7 +56,6 @@ def _model(axes: Axes, results: Results, model: str) -> None:
     places = range(len(EVERYBODY))
     axes.set_xscale("log")
     axes.set_yticks(list(places), list(EVERYBODY))
-    axes.invert_yaxis()
     axes.set_title(_WORDS[model], fontsize=11, color=_INK, loc="left")
     axes.set_xlabel("rows per second: median, and range of the rounds")
     for place, name in zip(places, EVERYBODY, strict=True):
@@ -90,11 +89,15 @@ def _not_measured(axes: Axes, place: int) -> None:
     )
 
 
+def _in_short(value: float, _: object) -> str:
+    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value:,.0f}"
+
+
 def _frame(axes: Axes) -> None:
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 3)  # room for the last label
     axes.xaxis.set_major_locator(LogLocator(10))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(_in_short))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", color=_FAINT, linewidth=0.8)
     axes.set_axisbelow(True)

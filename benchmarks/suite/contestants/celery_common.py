@@ -47,7 +47,13 @@ class Tasks(Driver):
         self._task = task
 
     def many(self, model: str, rows: Any) -> NDArray[Any]:
-        """All rows, a task each; the results are pushed while the last tasks are sent."""
+        """All rows, a task each."""
         results = [self._task.delay(model, row.tolist()) for row in rows]
-        answers = [result.get(timeout=PATIENCE_S) for result in results]
-        return np.asarray(answers, dtype=np.float32)
+        # From the last one on: while that is waited for, most others are received as well.
+        answers = [result.get(timeout=PATIENCE_S) for result in reversed(results)]
+        return np.asarray(answers[::-1], dtype=np.float32)
+
+    def one(self, model: str, row: Any) -> NDArray[Any]:
+        """One row."""
+        answer = self._task.delay(model, row.tolist()).get(timeout=PATIENCE_S)
+        return np.asarray(answer, dtype=np.float32)

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,15 @@ class Codec:
     def request(self, row: NDArray[Any]) -> bytes:
         """A whole request."""
         body = self.encode(row)
-        head = (
-            f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {self.kind}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+        return _head(self.path, self.kind, len(body)) + body
+
+
+@cache
+def _head(path: str, kind: str, length: int) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
 
 
 def packed(row: NDArray[Any]) -> bytes:
