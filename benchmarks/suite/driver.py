@@ -86,3 +86,4 @@ def serve(driver: Any) -> None:
             told = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(told) + "\n")
         answers.flush()
+    os._exit(0)  # a client may wait for ever to take leave of a server that ended first

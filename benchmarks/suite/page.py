@@ -91,6 +91,7 @@ def write(results: Results, folder: Path) -> Iterator[str]:
     """
     (folder / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     results.write(folder / FIGURES)
+    results = Results.read(folder / FIGURES)  # rounded, so that the page can be made again from it
     yield FIGURES
     plot.draw(results, folder / PICTURE)
     yield PICTURE

@@ -8,7 +8,8 @@ from typing import Final
 from suite.names import BULK, CELERY, EVERYBODY, MODELS, RAW
 from suite.quantiles import Spread, Tail
 from suite.results import Open, Results
-from suite.targets import ratio, verdicts
+from suite.targets import ratio as of_medians
+from suite.targets import verdicts
 
 #: A generator whose 99th percentile is later than this measures itself.
 LATE_MS: Final = 5.0
@@ -46,9 +47,8 @@ def whole_models(results: Results) -> str:
     rows = []
     for model, words in _WHOLE.items():
         raw, umbel = results.rate(RAW, model), results.rate(BULK, model)
-        part = ratio(results, BULK, RAW, model)
-        share = _NONE if part is None else f"{part:.2f}"
-        rows.append((words, *_spread(raw), *_spread(umbel), share))
+        part = of_medians(results, BULK, RAW, model)
+        rows.append((words, *_spread(raw), *_spread(umbel), times(part)))
     head = ("rows", "raw torch, per second", "range", "umbel, bulk", "range", "umbel ÷ raw")
     return table(head, rows)
 
@@ -92,14 +92,27 @@ def is_late(load: Open) -> bool:
     return load.late.p99 > LATE_MS
 
 
+def times(ratio: float | None) -> str:
+    """A ratio in few digits.
+
+    Args:
+        ratio: ``None`` if it is not known.
+    """
+    if ratio is None:
+        return _NONE
+    if ratio < 0.01:
+        return "< 0.01"
+    return f"{ratio:,.{0 if ratio >= 100 else 1 if ratio >= 10 else 2}f}"
+
+
 def _speed(results: Results, model: str, name: str) -> tuple[str, ...]:
     found = results.rate(name, model)
-    ratios = (ratio(results, name, other, model) for other in (CELERY, RAW))
+    ratios = (of_medians(results, name, other, model) for other in (CELERY, RAW))
     return (
         f"`{model}`",
         name,
         *_spread(found),
-        *(_NONE if each is None else f"{each:,.3g}" for each in ratios),
+        *map(times, ratios),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults.page import README
 from suite import arrivals, environments, page, plot, tables, targets
 from suite.contestant import Contestant
 from suite.contestants.http_driver import packed, unpacked
@@ -192,6 +193,14 @@ def test_targets_that_are_missed_fall_short() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(None, "-"), (38_900.0, "38,900"), (40.04, "40.0"), (0.8123, "0.81"), (2.5e-5, "< 0.01")],
+)
+def test_ratios_are_told_in_few_digits(ratio: float | None, words: str) -> None:
+    assert tables.times(ratio) == words
+
+
 def test_ratios_are_of_medians() -> None:
     assert targets.ratio(results(), BULK, CELERY, "tiny") == pytest.approx(90.0)
     assert targets.ratio(results(), BULK, "nobody", "tiny") is None
@@ -214,7 +223,7 @@ def test_the_page_shows_the_run(tmp_path: Path) -> None:
         "| `tiny`, end to end, umbel, bulk: against plain Celery | ≥ 40 x | 90.00 x | pass |"
         in text
     )
-    assert "| `tiny` | mosec | 900 | 899 to 901 | 90 | 0.9 |" in text
+    assert "| `tiny` | mosec | 900 | 899 to 901 | 90.0 | 0.90 |" in text
     assert "| mosec | 3.0 | 4.0 | 5.0 | 7.0 | 7.0 to 7.0 |" in text
     assert f"a share of 400 rows per second ({ASYNC})" in text
     assert page.NOTES.read_text(encoding="utf-8").strip() in text
@@ -233,13 +242,13 @@ def test_a_page_of_a_run_in_which_little_was_measured_can_be_drawn(tmp_path: Pat
     assert plot.colour(BULK) != plot.colour(MOSEC)
 
 
-def test_pages_have_their_markers() -> None:
-    readme = page.README.read_text(encoding="utf-8")
-    assert readme.index(page.BEGIN) < readme.index(page.END)
+def test_pages_are_those_of_their_figures() -> None:
     committed = Results.read(page.DOCS / page.FIGURES)
-    assert (page.DOCS / page.PAGE).read_text(encoding="utf-8") == page.text(
-        committed, page.NOTES.read_text(encoding="utf-8")
-    )
+    text = page.text(committed, page.NOTES.read_text(encoding="utf-8"))
+    again = "write it again: PYTHONPATH=benchmarks python -m suite --render"
+    assert (page.DOCS / page.PAGE).read_text(encoding="utf-8") == text, again
+    short = f"{page.BEGIN}\n{page.short(committed)}\n{page.END}"
+    assert short in README.read_text(encoding="utf-8"), again
 
 
 @pytest.mark.parametrize("width", [1, 63, 64, 20_000])
