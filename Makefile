@@ -8,10 +8,10 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit lint fmt types contracts bench minilm models faults deliveries rollout settings constraints wheel clean
+.PHONY: help install demo up test unit lint fmt types contracts bench bench-quick minilm models faults deliveries rollout settings constraints wheel clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv and install umbel with everything into it
 
@@ -56,8 +56,11 @@ contracts: install ## check that imports run downwards only
 	@echo "layers"
 	@$(BIN)/lint-imports
 
-bench: install ## measure against raw torch and plain Celery
-	@$(BIN)/python benchmarks/first_figures.py
+bench: install ## measure against raw torch, Celery, celery-batches, mosec and LitServe (10 minutes)
+	@PYTHONPATH=benchmarks $(BIN)/python -m suite
+
+bench-quick: install ## the same in short; only prints (3 minutes)
+	@PYTHONPATH=benchmarks $(BIN)/python -m suite --quick
 
 faults: install ## kill, freeze, cut off and poison real processes, and count the jobs (10 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m faults
@@ -83,6 +86,6 @@ constraints: ## write constraints.txt anew from the newest versions
 wheel: install ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation
 
-clean: ## remove .venv and everything that tools have left behind
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .bench and everything that tools have left behind
+	@rm -rf $(VENV) .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -117,16 +117,25 @@ def settle_down(client: redis.Redis) -> None:
         facts = client.info("persistence")
 
 
+def rates(lines: Sequence[Line], rounds: int) -> tuple[list[tuple[float, ...]], ...]:
+    """Jobs per second of each lane, by round: submitted, and claimed.
+
+    Args:
+        lines: the lanes, which take turns.
+        rounds: how many.
+    """
+    submits, claims = [], []
+    for _ in range(rounds):
+        pairs = [(line.fill(TURN), line.claim(TURN)) for line in lines]
+        submits.append(tuple(submit for submit, _ in pairs))
+        claims.append(tuple(claim for _, claim in pairs))
+    return submits, claims
+
+
 def compare(lines: Sequence[Line], rounds: int) -> None:
     """Prints the rates of both lanes and their ratios."""
-    submits: list[list[float]] = [[], []]
-    claims: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for place, line in enumerate(lines):
-            submits[place].append(line.fill(TURN))
-            claims[place].append(line.claim(TURN))
-    for what, rates in (("submit", submits), ("claim", claims)):
-        short, deep = (statistics.median(part) for part in rates)
+    for what, pairs in zip(("submit", "claim"), rates(lines, rounds), strict=True):
+        short, deep = (statistics.median(part) for part in zip(*pairs, strict=True))
         print(
             f"{what:7} {short:10,.0f}/s in the short lane, {deep:10,.0f}/s in the deep one: "
             f"{deep / short:.2f}"

@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from first_figures import running
 from numpy.typing import NDArray
+from suite.processes import running
 
 from umbel import Client, Job
 from umbel_config.connect import connect

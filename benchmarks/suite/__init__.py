@@ -1,0 +1,1 @@
+"""umbel measured beside raw torch and its peers, interleaved in one run, every answer checked."""
