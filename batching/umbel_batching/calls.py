@@ -252,7 +252,7 @@ class Calls:
 
     def stir(self, slot: str) -> Call[bool]:
         """Calls a drain that stays at an empty lane, so that it gives up its slot."""
-        return self._call("stir", slot, (), bool)
+        return self._call("stir", slot, (slot,), bool)
 
     def rearm(self, slot: str, *, now: bool) -> Call[bool]:
         """Puts a lane with work back on the flushers' list; ``now`` has it looked at at once."""

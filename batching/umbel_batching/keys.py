@@ -13,8 +13,8 @@ key                           type     members                                  
 ``N:workers:<queue>``         zset     ``worker|slots`` -> ms its heartbeat lapses 60 s
 ``N:slots:<queue>``           string   batches its workers can run side by side    60 s
 ``N:busy:<queue>``            zset     drain token -> ms its slot counts as free   while drains are
-``N:stays:<queue>``           zset     slot of an empty lane -> ms until which a   while any do
-                                       drain stays there for work
+``N:stays:<queue>``           zset     slot of an empty lane and token of a drain  while any do
+                                       that stays there -> ms until which it does
 ``N:once:<uid>``              string   slot and fingerprint of a job with an       TTL once terminal
                                        idempotency key
 ``N:{S}:lane``                hash     name, queue, policy, bytes, counters, rate  permanent
@@ -26,7 +26,7 @@ key                           type     members                                  
 ``N:{S}:drains``              zset     drain token -> ms it counts as dead         while draining
 ``N:{S}:idle``                zset     token of a drain that stays for work -> ms  while draining
                                        until which it does
-``N:{S}:ring``                list     one mark for each of them that is called    1 s
+``N:{S}:ring:<token>``        list     a mark that calls one of them               1 s
 ``N:{S}:batch:<batch id>``    hash     who ran it, when, why, and its uids         TTL once settled
 ``N:{S}:job:<uid>``           string   the job's record, see ``record.py``         TTL once terminal
 ``N:{S}:tomb:<9 digits>``     string   uid, state, end of jobs that ended          TTL
@@ -151,7 +151,7 @@ def lane_keys(namespace: str, slot: str) -> LaneKeys:
         sent=f"{base}:sent",
         drains=f"{base}:drains",
         idle=f"{base}:idle",
-        ring=f"{base}:ring",
+        ring=f"{base}:ring:",
         batch=f"{base}:batch:",
         job=f"{base}:job:",
         tomb=f"{base}:tomb:",

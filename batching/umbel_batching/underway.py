@@ -74,6 +74,9 @@ class Underway:
             return [self._reply() for _ in self._calls]
         except (RedisConnectionError, RedisTimeoutError):
             return None
+        except BaseException:  # interrupted: nobody may read later what was not read now
+            self._connection.disconnect()
+            raise
         finally:
             self._give_back()
 

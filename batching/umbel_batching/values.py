@@ -128,7 +128,8 @@ class Flush:
         lane: name of the lane.
         queue: the Celery queue whose workers serve it.
         overdue: waiting jobs whose deadline has passed.
-        in_the_way: slots of empty lanes whose drains stay for work, and hold up what was sent.
+        in_the_way: slots of the empty lanes of drains that stay for work and hold up what was sent,
+            one for each of them.
     """
 
     sent: int

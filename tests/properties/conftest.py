@@ -214,9 +214,9 @@ class Model:
         return computed
 
     def claim_ahead(self, batch: str, token: str) -> list[str]:
-        """A full batch for a drain that runs another, or nothing."""
+        """A full batch that no other drain was sent for, or nothing."""
         self.sent.discard(token)
-        if len(self.waiting()) < self.policy.max_batch_size:
+        if len(self.waiting()) < self.policy.max_batch_size * (1 + len(self.sent)):
             return []
         drains = set(self.drains)
         computed = self.claim(batch, token)

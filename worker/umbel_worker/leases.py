@@ -36,17 +36,17 @@ class LeaseKeeper:
         self._thread.start()
 
     @contextmanager
-    def hold(self, slot: str, batch: str, token: str, *, ahead: bool = False) -> Iterator[None]:
+    def hold(self, slot: str, batch: str, token: str, *, unsure: bool = False) -> Iterator[None]:
         """Keeps the lease of ``batch`` while the block runs.
 
         Args:
             slot: the lane.
             batch: the batch that was claimed.
             token: the drain that runs it.
-            ahead: whether it is only asked for: there may be none.
+            unsure: whether its claim or its settling is under way, so that it need not be held.
         """
         with self._lock:
-            self._held[batch] = (slot, token, ahead)
+            self._held[batch] = (slot, token, unsure)
         try:
             yield
         finally:
@@ -62,13 +62,13 @@ class LeaseKeeper:
         while not self._stop.wait(self._lease_ms / 4000):
             with self._lock:
                 held = list(self._held.items())
-            for batch, (slot, token, ahead) in held:
-                self._renew(slot, batch, token, ahead=ahead)
+            for batch, (slot, token, unsure) in held:
+                self._renew(slot, batch, token, unsure=unsure)
 
-    def _renew(self, slot: str, batch: str, token: str, *, ahead: bool) -> None:
+    def _renew(self, slot: str, batch: str, token: str, *, unsure: bool) -> None:
         call = self._calls.renew(slot, batch=batch, token=token, lease_ms=self._lease_ms)
         try:
-            if not self._runner.run(call) and batch in self._held and not ahead:
+            if not self._runner.run(call) and batch in self._held and not unsure:
                 log.warning("batch %s: lease lost; its outcome will be computed elsewhere", batch)
         except RedisError as error:
             log.warning("batch %s: lease not renewed (%s)", batch, type(error).__name__)

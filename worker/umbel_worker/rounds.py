@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ class Rounds:
         claimed = self._claim_now(was_idle=True)
         while claimed.uids or claimed.left or claimed.stays:
             if claimed.stays:
-                called = self._by.idle.wait(self._slot, self._by.stopping)
+                called = self._by.idle.wait(self._slot, self._token, self._by.stopping)
                 if self._over():
                     self._by.runner.run(self._calls.release(self._slot, self._token))
                     return
@@ -113,15 +113,18 @@ class Rounds:
             calls.append(self._claim(following, ahead=True))
         with ExitStack() as held:
             if following:
-                held.enter_context(
-                    self._by.leases.hold(self._slot, following, self._token, ahead=True)
-                )
+                held.enter_context(self._hold(following, unsure=True))
+            if before is not None:  # its settling may have to be sent again, behind this batch
+                held.enter_context(self._hold(before.claimed.batch, unsure=True))
             underway = held.enter_context(Underway(self._by.runner, calls))
             ready = self._process(claimed)
             replies = underway.replies()
         if before is not None:
             self._note(replies[0], before)
         return ready, replies[-1] if following and replies[-1].uids else None
+
+    def _hold(self, batch: str, *, unsure: bool = False) -> AbstractContextManager[None]:
+        return self._by.leases.hold(self._slot, batch, self._token, unsure=unsure)
 
     def _may_claim_ahead(self, claimed: Claimed) -> bool:
         full = claimed.reason == "size" and claimed.left >= len(claimed.uids)
@@ -175,7 +178,7 @@ class Rounds:
         """Computes a batch and prepares its settling; ``None`` when all of its jobs had expired."""
         if not claimed.uids:
             return None
-        with self._by.leases.hold(self._slot, claimed.batch, self._token):
+        with self._hold(claimed.batch):
             started = time.perf_counter()
             computed = self._computed(claimed)
             micros = round((time.perf_counter() - started) * 1e6)

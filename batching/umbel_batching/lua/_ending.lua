@@ -203,15 +203,16 @@ local function requeue(slot, back, now)
 end
 
 -- Notes that a drain is over, wherever it is noted, and that its slot is free.
-local function leave(queue, token)
+local function leave(slot, queue, token)
   redis.call('ZREM', sent, token)
   redis.call('ZREM', drains, token)
-  redis.call('ZREM', idle, token)
-  if queue then redis.call('ZREM', busy .. queue, token) end
+  if not queue then return end
+  redis.call('ZREM', busy .. queue, token)
+  stays_no_more(queue, slot, token)
 end
 
 -- Ends the drain of a worker that found nothing, and the flushers' interest in a lane without work.
 local function end_drain(slot, queue, token)
-  leave(queue, token)
+  leave(slot, queue, token)
   if redis.call('EXISTS', leases, sent, drains) == 0 then redis.call('ZREM', wake, slot) end
 end

@@ -85,13 +85,18 @@ local function slots_of(queue, now)
     redis.call('ZCOUNT', busy .. queue, '(' .. ms13(now), '+inf')
 end
 
--- Calls one drain that stays at its empty lane for work; false where none does.
-local function call_idle(now)
+-- Notes that a drain does not stay for work any more.
+local function stays_no_more(queue, slot, token)
+  if redis.call('ZREM', idle, token) == 1 then redis.call('ZREM', stays .. queue, slot .. token) end
+end
+
+-- Calls one drain that stays at its empty lane for work, it and no other; false where none does.
+local function call_idle(queue, slot, now)
   local found = redis.call('ZRANGEBYSCORE', idle, '(' .. ms13(now), '+inf', 'LIMIT', 0, 1)
   if not found[1] then return false end
-  redis.call('ZREM', idle, found[1])
-  redis.call('LPUSH', ring, '!')
-  redis.call('PEXPIRE', ring, 1000)
+  stays_no_more(queue, slot, found[1])
+  redis.call('LPUSH', ring .. found[1], '!')
+  redis.call('PEXPIRE', ring .. found[1], 1000)
   return true
 end
 

@@ -40,6 +40,7 @@ local policy = redis.call('HMGET', lane, 'max_batch_size', 'max_wait_ms', 'singl
   'cache_ttl_s', 'ceiling:' .. ARGV[6], 'ceiling_at:' .. ARGV[6], 'look_ahead', 'max_batch_cost',
   'queue')
 local queue = policy[9] or ''
+if was_idle then stays_no_more(queue, slot, token) end
 
 -- Whether more drains run or are called for than the workers of the queue can run side by side.
 local function is_crowded()
@@ -54,7 +55,7 @@ local function stay_or_end()
     return 0
   end
   redis.call('ZADD', idle, now + stay, token)
-  redis.call('ZADD', stays .. queue, now + stay, slot)
+  redis.call('ZADD', stays .. queue, now + stay, slot .. token)
   redis.call('PEXPIRE', stays .. queue, stay + LATE_MS)
   for _, key in ipairs({drains, busy .. queue}) do
     redis.call('ZADD', key, now + stay + LATE_MS, token)
@@ -63,7 +64,8 @@ local function stay_or_end()
   return 1
 end
 
-if ahead and depth < tonumber(policy[1] or 1) then
+-- What is claimed ahead waits: a batch for which another drain is on its way can begin sooner there.
+if ahead and depth < tonumber(policy[1] or 1) * (1 + redis.call('ZCARD', sent)) then
   return {'', '0', ms13(now), depth, {}, {}, 0, 0}
 end
 if depth == 0 then return {'', '0', ms13(now), 0, {}, {}, 0, stay_or_end()} end

@@ -2,7 +2,7 @@
 -- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, idle, slots, busy, stays
 -- ARGV: slot, worker slots that serve the queue, ms after which a hint counts as lost, drain tokens
 -- Returns {number of tokens used, leases that ran out, name, queue, deadlines that passed, slots of
--- empty lanes whose idle drains are in the way}. Running it twice, or in two flushers at once, sends
+-- the empty lanes of idle drains that are in the way, one for each of them}. Running it twice, or in two flushers at once, sends
 -- nothing twice: what was sent is counted.
 local slot, most, patience = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local FIRST = 4
@@ -20,7 +20,9 @@ if not known[1] then
 end
 local queue = known[2]
 if #ARGV >= FIRST then redis.call('ZREM', busy .. queue, unpack(ARGV, FIRST)) end
-redis.call('ZREMRANGEBYSCORE', busy .. queue, '-inf', now)
+for _, key in ipairs({busy .. queue, stays .. queue}) do
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+end
 if known[5] ~= ARGV[2] then redis.call('HSET', lane, 'slots', ARGV[2]) end
 
 local depth = redis.call('ZCARD', waiting)
@@ -50,9 +52,9 @@ end
 -- A hint waits in the broker while all slots are taken: those that only stay for work give theirs up.
 local in_the_way = {}
 if wanted > 0 and taken + wanted > there then
-  in_the_way = redis.call('ZRANGEBYSCORE', stays .. queue, '(' .. ms13(now), '+inf', 'LIMIT', 0,
-    taken + wanted - there)
-  if in_the_way[1] then redis.call('ZREM', stays .. queue, unpack(in_the_way)) end
+  for _, member in ipairs(redis.call('ZRANGE', stays .. queue, 0, taken + wanted - there - 1)) do
+    in_the_way[#in_the_way + 1] = sub(member, 1, #slot)
+  end
 end
 
 local next_look

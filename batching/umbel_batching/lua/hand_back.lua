@@ -1,10 +1,10 @@
 -- Gives the running batches of a drain back, without penalty: its worker stops before they end.
--- KEYS: lane, waiting, leases, sent, drains, idle, busy, deadlines, wake, signal, job, batch
+-- KEYS: lane, waiting, leases, sent, drains, idle, busy, stays, deadlines, wake, signal, job, batch
 -- ARGV: slot, drain token, TTL of the batches in s
 -- Returns the number of jobs that wait again.
 local slot, token = ARGV[1], ARGV[2]
 local now = now_ms()
-leave(redis.call('HGET', lane, 'queue'), token)
+leave(slot, redis.call('HGET', lane, 'queue'), token)
 local back = {}
 for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
   local known = redis.call('HMGET', batch .. id, 'token', 'uids')

@@ -1,5 +1,5 @@
 -- Ends the leases of a process that has died, and notes why: its batches are taken back at once.
--- KEYS: lane, leases, drains, idle, busy, wake, signal, batch
+-- KEYS: lane, leases, drains, idle, busy, stays, wake, signal, batch
 -- ARGV: slot, a drain token or the name of a worker, the cause
 -- Returns the number of batches.
 local slot, owner = ARGV[1], ARGV[2]
@@ -9,8 +9,10 @@ begin(leases)
 -- which kills whoever loads it is not loaded without end.
 local queue = redis.call('HGET', lane, 'queue')
 local ended = redis.call('ZREM', drains, owner)
-redis.call('ZREM', idle, owner)
-if queue then redis.call('ZREM', busy .. queue, owner) end
+if queue then
+  redis.call('ZREM', busy .. queue, owner)
+  stays_no_more(queue, slot, owner)
+end
 for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
   local known = redis.call('HMGET', batch .. id, 'token', 'worker')
   if known[1] == owner or known[2] == owner then

@@ -49,13 +49,12 @@ for _, id in ipairs(lost) do
       if record and held(record, id) then
         theirs[#theirs + 1] = uids[at]
         records[#records + 1] = record
-        if not about.ahead
-          and tonumber(sub(record, ATTEMPTS_FROM, ATTEMPTS_TO)) >= max_attempts then
+        if tonumber(sub(record, ATTEMPTS_FROM, ATTEMPTS_TO)) >= max_attempts then
           needed[uids[at]] = true
         end
       end
     end
-    record_batch(id, theirs, records, needed, now, keep)
+    if not about.ahead then record_batch(id, theirs, records, needed, now, keep) end
     for at, uid in ipairs(theirs) do take_back(uid, records[at], id, about) end
     redis.call('HSET', batch .. id, 'lost', ms13(now))
     redis.call('EXPIRE', batch .. id, keep.failed)

@@ -1,5 +1,6 @@
 -- Calls a drain that stays at an empty lane for work: there is other work for its slot.
--- KEYS: idle, ring
--- ARGV: none
+-- KEYS: lane, idle, stays, ring
+-- ARGV: slot
 -- Returns 1 when one was called.
-return call_idle(now_ms()) and 1 or 0
+local queue = redis.call('HGET', lane, 'queue')
+return queue and call_idle(queue, ARGV[1], now_ms()) and 1 or 0

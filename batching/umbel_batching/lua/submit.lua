@@ -1,5 +1,5 @@
 -- Puts jobs into a lane: all of them, or none.
--- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb, receivers, outbox, receiver, senders, owing, slots, busy, idle, ring
+-- KEYS: lane, waiting, sent, drains, deadlines, wake, signal, lanes, job, once, same, tomb, receivers, outbox, receiver, senders, owing, slots, busy, idle, stays, ring
 -- ARGV: slot, lane name, queue, policy, retention, prefix of reply channels, most callbacks that may
 --       wait for one receiver (0: none of the jobs has one), most bytes of their records, then per
 --       job: uid, timeout in ms (0: none), the record behind `finished`. The uid of a job with an
@@ -182,18 +182,18 @@ in_chunks('ZADD', waiting, members)
 if #timed > 0 then in_chunks('ZADD', deadlines, timed) end
 redis.call('HINCRBY', lane, 'bytes', bytes)
 
--- A drain that stays here for work is called, one for each batch. Where they are too few a flusher is
--- woken: at once for a full batch that nobody was sent for, or where a worker is free; at the latest
--- after the wait; not at all while every slot that the lane may have drains it already: a drain looks
--- again by itself.
+-- Drains that stay here for work are called, one for each full batch. Where they are too few, a
+-- flusher is woken: at once for a full batch that nobody was sent for, or where a worker is free; at
+-- the latest after the wait; not at all while every slot that the lane may have drains it already: a
+-- drain looks again by itself.
 depth = depth + #members / 2
-local batches, called = math.max(1, math.floor(depth / size)), 0
-while called < batches and call_idle(now) do called = called + 1 end
-if called < batches then
+local ready, called = math.floor(depth / size), 0
+while called < math.max(1, ready) and call_idle(ARGV[3], slot, now) do called = called + 1 end
+if called < math.max(1, ready) then
   local pending = redis.call('ZCARD', sent)
   local room = tonumber(lane_has[7] or 1) - pending - redis.call('ZCARD', drains)
   if room > 0 or pending == 0 and not redis.call('ZSCORE', wake, slot) then
-    local now_due = math.floor(depth / size) > pending
+    local now_due = ready > pending + called
     if not now_due and pending == 0 then
       local there, taken = slots_of(ARGV[3], now)
       now_due = taken < there

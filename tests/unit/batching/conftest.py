@@ -131,6 +131,7 @@ class Lab:
         worker: str = "w1",
         lease_ms: int = LEASE_MS,
         device: str = "cpu",
+        **how: Any,
     ) -> Claimed:
         call = self.calls.claim(
             self.slot,
@@ -139,6 +140,7 @@ class Lab:
             worker=worker,
             lease_ms=lease_ms,
             device=device,
+            **how,
         )
         return self.runner.run(call)
 
@@ -178,9 +180,10 @@ class Lab:
         *,
         device: str = "cpu",
         ceiling: int = 0,
+        begins: str = "",
     ) -> bool:
         outcome = self.outcome(claimed, failing, device=device, ceiling=ceiling)
-        return self.runner.run(self.calls.settle(self.slot, claimed.batch, outcome))
+        return self.runner.run(self.calls.settle(self.slot, claimed.batch, outcome, begins))
 
     def cancel(self, uid: str) -> tuple[bool, State | None]:
         return self.runner.run(self.calls.cancel(self.slot, uid))
