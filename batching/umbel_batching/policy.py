@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Mode = Literal["static", "adaptive"]
+#: What goes unsaid where a policy is stored, as long as it is the default: releases before these
+#: fields refuse them, and versions must keep their digest.
+YOUNGER_FIELDS: Final = ("mode", "latency_objective_ms")
 
 
 class BatchPolicy(BaseModel):
@@ -21,6 +27,10 @@ class BatchPolicy(BaseModel):
             ones; 0: not at all. Meant for models whose output depends on the input alone.
         cache_entries: most outcomes remembered.
         cache_bytes: most bytes of outcomes remembered.
+        mode: ``static``: batches of up to ``max_batch_size``; ``adaptive``: workers choose size and
+            wait, both within the bounds above, from what batches are seen to take.
+        latency_objective_ms: milliseconds from arrival to outcome within which 95 of 100 jobs of a
+            lane that is not overloaded shall end; for ``adaptive`` only, 0: none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,8 +43,34 @@ class BatchPolicy(BaseModel):
     cache_ttl_s: int = Field(0, ge=0, le=30 * 86_400)
     cache_entries: int = Field(10_000, ge=1)
     cache_bytes: int = Field(64 * 2**20, ge=1)
+    mode: Mode = "static"
+    latency_objective_ms: int = Field(0, ge=0, le=3_600_000)
+
+    @model_validator(mode="after")
+    def _adaptive_has_an_aim(self) -> Self:
+        if self.mode == "adaptive" and not self.latency_objective_ms:
+            raise ValueError(
+                "mode adaptive needs latency_objective_ms, the milliseconds from arrival to "
+                "outcome within which 95 of 100 jobs shall end; for example 50"
+            )
+        return self
+
+    @property
+    def objective_ms(self) -> int:
+        """The latency objective in force in milliseconds; 0 for mode ``static``."""
+        return self.latency_objective_ms if self.mode == "adaptive" else 0
+
+    @property
+    def unsaid(self) -> set[str]:
+        """Fields that are left out where the policy is stored."""
+        fields = type(self).model_fields
+        return {name for name in YOUNGER_FIELDS if getattr(self, name) == fields[name].default}
 
     @cached_property
     def text(self) -> str:
-        """As the scripts read it: the values in the order of the attributes, as whole numbers."""
-        return " ".join(str(int(value)) for value in self.model_dump().values())
+        """As the scripts read it: whole numbers in the order of the attributes.
+
+        Mode and objective are one of them: 0 stands for ``static``.
+        """
+        values = self.model_dump(exclude=set(YOUNGER_FIELDS)).values()
+        return " ".join(str(int(value)) for value in (*values, self.objective_ms))

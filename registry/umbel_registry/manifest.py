@@ -147,9 +147,11 @@ class Manifest(Loadable):
     def to_json(self) -> bytes:
         """The manifest as it is stored."""
         # Releases before these keys refuse them as unknown; while both run, defaults go unsaid.
-        unsaid = {"output_encoding"} if self.output_encoding == "list" else set()
+        unsaid: dict[str, bool | set[str]] = {"policy": self.policy.unsaid}
+        if self.output_encoding == "list":
+            unsaid["output_encoding"] = True
         if self.batch_variance is None:
-            unsaid.add("batch_variance")
+            unsaid["batch_variance"] = True
         return self.model_dump_json(exclude=unsaid).encode()
 
     @classmethod
@@ -217,7 +219,7 @@ def build_manifest(
         created_at=datetime.now(UTC),
         batch_variance=batch_variance,
     )
-    return draft.model_copy(update={"digest": _digest(draft.model_dump(mode="json"))})
+    return draft.model_copy(update={"digest": _digest(json.loads(draft.to_json()))})
 
 
 def explain(error: ValidationError) -> str:

@@ -1,7 +1,8 @@
 -- Takes the jobs that run next and may run together out of a lane, under a lease.
 -- KEYS: lane, waiting, leases, sent, drains, deadlines, wake, batch, job, once, same, tomb, receivers, outbox, receiver, senders, signal, owing
 -- ARGV: slot, batch id, drain token, worker, lease in ms, device, retention, prefix of reply
---       channels, version that runs the batch where that is not the lane's own, else ''
+--       channels, version that runs the batch where that is not the lane's own, else '', size that
+--       the worker chose, for an adaptive lane (0: none)
 -- Returns {reason, arrival of the oldest, now, jobs left, uids, records, ceiling}; reason is ''
 -- when nothing was taken. When nothing is left either, the drain has ended. Asked again with the
 -- same batch id it returns the same batch.
@@ -36,8 +37,11 @@ if depth == 0 then
 end
 
 local policy = redis.call('HMGET', lane, 'max_batch_size', 'max_wait_ms', 'single_flight',
-  'cache_ttl_s', 'ceiling:' .. ARGV[6], 'ceiling_at:' .. ARGV[6])
-local size, wait = tonumber(policy[1]), tonumber(policy[2])
+  'cache_ttl_s', 'ceiling:' .. ARGV[6], 'ceiling_at:' .. ARGV[6], 'tuned', 'latency_objective_ms')
+local size, wait = in_force(tonumber(policy[1]), tonumber(policy[2]), policy[7], now)
+local chosen = tonumber(ARGV[10])
+-- A worker goes by what itself can do; others of the lane may run on another device.
+if chosen > 0 and tonumber(policy[8] or 0) > 0 then size = math.min(tonumber(policy[1]), chosen) end
 local shares = policy[3] == '1' or tonumber(policy[4] or 0) > 0
 local limit, ceiling = size, tonumber(policy[5] or 0)
 if ceiling > 0 then
