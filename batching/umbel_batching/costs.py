@@ -1,0 +1,331 @@
+"""What a batch costs by its size, a + b·n milliseconds, learned from batches as they come."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Seconds after which a batch counts for a third: as fast as that a change of speed is followed.
+MEMORY_S: Final = 2.5
+#: Seconds after which it counts for a third that a size is slower or faster than the line.
+SHAPE_MEMORY_S: Final = 90.0
+#: Batches kept of each class of sizes. They lie apart in time, so that one pause spoils only one.
+_KEPT: Final = 24
+_APART_S: Final = MEMORY_S / _KEPT
+#: Batches older than this say nothing of the speed of now.
+_OLD_S: Final = 4 * MEMORY_S
+#: Weight of the line as it was, against one batch of now: it decides what batches leave open.
+_INERTIA: Final = 0.15
+#: Relative distance from the line at which a class counts for half in fitting it.
+_ODD: Final = 0.15
+_ROUNDS: Final = 4
+#: Batches that it takes until a class is half believed to be off the line.
+_PROVEN: Final = 2.0
+#: Least weight in a median: the last batch of a size that is rare does not decide it alone.
+_VOICE: Final = 0.5
+#: From the median difference of two batches to the one of ten that is slower than all others, as
+#: if they were spread normally: 1.28 standard deviations, each of which is 1.05 such differences.
+_SLOW: Final = 1.34
+#: Batches without any difference that are taken as seen, lest two that differ say everything.
+_CALM: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Milliseconds of a batch of n jobs: ``fixed + per_job * n``.
+
+    Attributes:
+        fixed: ms that every batch takes, the a of a + b·n.
+        per_job: ms that each job adds, the b.
+    """
+
+    fixed: float
+    per_job: float
+
+    def at(self, size: float) -> float:
+        """Milliseconds of a batch of ``size`` jobs."""
+        return self.fixed + self.per_job * size
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What was seen of one class of sizes.
+
+    Attributes:
+        size: of its batches, about.
+        ms: that one of them takes, by the median.
+        weight: number of batches that this rests on, as far as they still count.
+    """
+
+    size: float
+    ms: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What is known at one moment.
+
+    Attributes:
+        line: that fits best over all sizes.
+        slow: how many times its usual milliseconds a batch takes that is slower than nine of ten.
+        largest: the largest size that was ever seen.
+        points: what was seen, from small to large; may lie off the line.
+        recent: points of the last seconds alone.
+    """
+
+    line: Line
+    slow: float
+    largest: float
+    points: tuple[Point, ...]
+    recent: tuple[Point, ...]
+
+    @property
+    def straight(self) -> Fit:
+        """The same without what lies off the line."""
+        return replace(self, points=())
+
+    def costs(self, most: int) -> NDArray[np.float64]:
+        """Milliseconds of batches of 1, 2, … ``most`` jobs.
+
+        Where sizes were seen that is what they took; between and beyond them the line, as far off
+        as its neighbours are.
+
+        Args:
+            most: the largest size.
+        """
+        sizes = np.arange(1, most + 1, dtype=np.float64)
+        lines = self.line.fixed + self.line.per_job * sizes
+        if not self.points:
+            return lines
+        places = [math.log(point.size) for point in self.points]
+        return lines * np.exp(np.interp(np.log(sizes), places, [*map(self._off, self.points)]))
+
+    def _off(self, point: Point) -> float:
+        """How far a class is off the line, as a logarithm; what few batches say counts less."""
+        off = math.log(point.ms / self.line.at(point.size))
+        return off * point.weight**2 / (point.weight**2 + _PROVEN**2)
+
+
+@dataclass(slots=True)
+class _Class:
+    """Batches of about the same size.
+
+    Attributes:
+        seen: when, size and milliseconds of the last ones.
+        off: how far they are off the line, as a logarithm.
+        weight: number of batches that ``off`` rested on ``at`` that time.
+        at: when it was last brought up to date.
+        size: of its batches, about.
+    """
+
+    size: float
+    seen: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    off: float = 0.0
+    weight: float = 0.0
+    at: float = 0.0
+
+    def trust(self, now: float) -> float:
+        """The weight that is left of what was learned of its shape."""
+        return self.weight * math.exp(-(now - self.at) / SHAPE_MEMORY_S)
+
+
+class Costs:
+    """Learns what batches cost. Not safe to be used from several threads at once.
+
+    Sizes fall into classes, a factor of √2 wide, of each of which the last batches are kept. What
+    all classes do together is the speed of the machine and is followed within seconds; what one
+    of them does alone is its shape and is remembered for minutes. So a size that was found to be
+    slow stays known while others are used. All are medians: a pause in one batch changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[int, _Class] = {}
+        self._line: Line | None = None
+
+    def seed(self, points: Iterable[Point], now_s: float) -> None:
+        """Begins with what others know; what is seen here replaces it soon.
+
+        Args:
+            points: of the same model on the same kind of device.
+            now_s: seconds of a clock that only grows.
+        """
+        for point in points:
+            if point.size >= 1 and 0 < point.ms < math.inf and point.weight > 0:
+                known = _Class(point.size, weight=min(point.weight, 1.0), at=now_s)
+                known.off = math.log(point.ms)
+                self._classes.setdefault(class_of(point.size), known)
+        self._line = None
+        if self._classes:
+            self._line = _fitted([_as_point(each, each.off) for each in self._classes.values()])
+        for known in self._classes.values():
+            known.off -= math.log(self._line.at(known.size)) if self._line else 0.0
+
+    def note(self, size: int, ms: float, now_s: float) -> None:
+        """Takes note of one batch.
+
+        Args:
+            size: its jobs.
+            ms: milliseconds it took.
+            now_s: seconds of a clock that only grows.
+        """
+        if size < 1 or not 0 < ms < math.inf:
+            return
+        known = self._classes.setdefault(class_of(size), _Class(float(size)))
+        if not known.seen or now_s - known.seen[-1][0] >= _APART_S:
+            known.seen.append((now_s, size, ms))
+
+    def fit(self, now_s: float) -> Fit | None:
+        """What is known now; ``None`` as long as nothing was seen.
+
+        Args:
+            now_s: seconds of a clock that only grows.
+        """
+        recent = {name: _recent(each, now_s) for name, each in self._classes.items()}
+        recent = {name: seen for name, seen in recent.items() if seen}
+        if self._line is None:
+            self._line = self._first(recent)
+        if self._line is None:
+            return None
+        offs = {name: _off(seen, self._line) for name, seen in recent.items()}
+        weights = {
+            name: sum(math.exp((at - now_s) / MEMORY_S) for at, _, _ in self._classes[name].seen)
+            for name in recent
+        }
+        self._follow(offs, weights, now_s)
+        line, told, latest = self._line, [], []
+        for name, known in sorted(self._classes.items()):
+            ms = line.at(known.size) * math.exp(known.off)
+            told.append(Point(known.size, ms, known.trust(now_s)))
+            if name in recent:
+                latest.append(Point(known.size, ms, weights[name]))
+        points = tuple(point for point in told if point.weight > 0.01)
+        largest = max(known.size for known in self._classes.values())
+        return Fit(line, _slow(recent, line), largest, points, tuple(latest))
+
+    def _first(self, recent: dict[int, list[tuple[float, int, float]]]) -> Line | None:
+        """The line through the first batches; with one size all is taken to be fixed costs."""
+        points = []
+        for name, seen in recent.items():
+            ms = _quantile([(weight, took) for weight, _, took in seen], 0.5)
+            points.append(Point(self._classes[name].size, ms, len(seen)))
+        return _fitted(points) if points else None
+
+    def _follow(self, offs: dict[int, float], weights: dict[int, float], now: float) -> None:
+        """Moves speed, shape and line towards what was seen in the last seconds."""
+        if not offs or self._line is None:
+            return
+        moves = [(min(weights[name], 4.0), off - self._shape(name)) for name, off in offs.items()]
+        speed = _quantile(moves, 0.5)
+        line = Line(
+            self._line.fixed * math.exp(speed), self._line.per_job * math.exp(speed)
+        )
+        for name, off in offs.items():
+            known, weight = self._classes[name], weights[name]
+            part = weight / (weight + 0.5)
+            known.off += part * (off - speed - known.off) if known.weight else off - speed - known.off
+            known.weight, known.at = max(weight, known.trust(now)), now
+            known.size = _size(known, now)
+        points = [
+            _as_point(known, math.log(line.at(known.size)) + known.off, known.trust(now))
+            for known in self._classes.values()
+        ]
+        ends = (1.0, max(point.size for point in points))
+        inertia = [Point(end, line.at(end), _INERTIA) for end in ends]
+        self._line = _fitted([*points, *inertia])
+        for known in self._classes.values():
+            known.off += math.log(line.at(known.size) / self._line.at(known.size))
+
+    def _shape(self, name: int) -> float:
+        known = self._classes[name]
+        return known.off if known.weight else 0.0
+
+
+def class_of(size: float) -> int:
+    """The class that a size belongs to: each is a factor of √2 wide."""
+    return round(2 * math.log2(size))
+
+
+def _recent(known: _Class, now: float) -> list[tuple[float, int, float]]:
+    """Weight, size and milliseconds of the batches of the last seconds."""
+    return [
+        (max(_VOICE, math.exp((at - now) / MEMORY_S)), size, ms)
+        for at, size, ms in known.seen
+        if now - at <= _OLD_S
+    ]
+
+
+def _off(seen: Sequence[tuple[float, int, float]], line: Line) -> float:
+    return _quantile([(weight, math.log(ms / line.at(size))) for weight, size, ms in seen], 0.5)
+
+
+def _size(known: _Class, now: float) -> float:
+    seen = _recent(known, now)
+    return sum(weight * size for weight, size, _ in seen) / sum(weight for weight, _, _ in seen)
+
+
+def _as_point(known: _Class, log_ms: float, weight: float | None = None) -> Point:
+    return Point(known.size, math.exp(log_ms), known.weight if weight is None else weight)
+
+
+def _slow(recent: dict[int, list[tuple[float, int, float]]], line: Line) -> float:
+    """How many times its usual cost a slow batch has, over all sizes of the last seconds.
+
+    It is told from the differences of batches that followed each other, so that a machine whose
+    speed changes does not look like one whose batches vary.
+    """
+    steps = [(_CALM, 0.0)]
+    for seen in recent.values():
+        offs = [math.log(ms / line.at(size)) for _, size, ms in seen]
+        steps += [
+            (weight, abs(off - before))
+            for (weight, _, _), off, before in zip(seen[1:], offs[1:], offs[:-1], strict=True)
+        ]
+    return math.exp(_SLOW * _quantile(steps, 0.5))
+
+
+def _quantile(weighted: Sequence[tuple[float, float]], q: float) -> float:
+    """The smallest value that at least a share ``q`` of the weight does not exceed."""
+    ordered = sorted(weighted, key=lambda pair: pair[1])
+    rest = q * sum(weight for weight, _ in ordered)
+    for weight, value in ordered:
+        rest -= weight
+        if rest <= 1e-12:
+            return value
+    return ordered[-1][1]
+
+
+def _fitted(points: Sequence[Point]) -> Line:
+    """The line through points, least squares of relative distances, where the odd count less."""
+    sizes = np.array([point.size for point in points])
+    inverse = 1 / np.array([point.ms for point in points])
+    weights = np.array([point.weight for point in points])
+    trust = np.ones_like(weights)
+    line = Line(0.0, 0.0)
+    for _ in range(_ROUNDS):
+        line = _least_squares(inverse, sizes * inverse, weights * trust)
+        off = (line.fixed + line.per_job * sizes) * inverse - 1
+        trust = 1 / (1 + (off / _ODD) ** 2)
+    return line
+
+
+def _least_squares(
+    u: NDArray[np.float64], v: NDArray[np.float64], weights: NDArray[np.float64]
+) -> Line:
+    """The ``a``, ``b`` of at least 0 for which ``a·u + b·v`` is nearest to 1."""
+    uu, uv, vv = (float(np.sum(weights * x * y)) for x, y in ((u, u), (u, v), (v, v)))
+    su, sv = float(np.sum(weights * u)), float(np.sum(weights * v))
+    determinant = uu * vv - uv * uv
+    if determinant > 1e-9 * uu * vv:
+        fixed, per_job = (su * vv - sv * uv) / determinant, (sv * uu - su * uv) / determinant
+        if fixed >= 0 and per_job >= 0:
+            return Line(fixed, per_job)
+        if fixed < 0:
+            return Line(0.0, sv / vv)
+    return Line(su / uu, 0.0)
