@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 MEMORY_S: Final = 2.5
 #: Seconds after which it counts for a third that a size is slower or faster than the line.
 SHAPE_MEMORY_S: Final = 90.0
+#: The same for how much they vary, which takes more of them to tell.
+SLOW_MEMORY_S: Final = 8.0
 #: Batches kept of each class of sizes. They lie apart in time, so that one pause spoils only one.
 _KEPT: Final = 24
 _APART_S: Final = MEMORY_S / _KEPT
@@ -29,6 +31,9 @@ _ROUNDS: Final = 4
 _PROVEN: Final = 2.0
 #: Least weight in a median: the last batch of a size that is rare does not decide it alone.
 _VOICE: Final = 0.5
+#: Of so many batches in a row all but one must be off by such a part, for the machine to have
+#: become another one.
+_VOTES, _TURN = 8, 0.1
 #: From the median difference of two batches to the one of ten that is slower than all others, as
 #: if they were spread normally: 1.28 standard deviations, each of which is 1.05 such differences.
 _SLOW: Final = 1.34
@@ -148,6 +153,8 @@ class Costs:
     def __init__(self) -> None:
         self._classes: dict[int, _Class] = {}
         self._line: Line | None = None
+        self._slow, self._fitted_at = 1.1, float("-inf")
+        self._votes: deque[tuple[float, float]] = deque(maxlen=_VOTES)
 
     def seed(self, points: Iterable[Point], now_s: float) -> None:
         """Begins with what others know; what is seen here replaces it soon.
@@ -178,8 +185,28 @@ class Costs:
         if size < 1 or not 0 < ms < math.inf:
             return
         known = self._classes.setdefault(class_of(size), _Class(float(size)))
-        if not known.seen or now_s - known.seen[-1][0] >= _APART_S:
-            known.seen.append((now_s, size, ms))
+        if known.seen and now_s - known.seen[-1][0] < _APART_S:
+            return
+        known.seen.append((now_s, size, ms))
+        if self._line is not None and known.weight >= _PROVEN:
+            self._votes.append((now_s, math.log(ms / self._line.at(size)) - known.off))
+            self._look_for_a_turn()
+
+    def _look_for_a_turn(self) -> None:
+        """Begins anew where all of the last batches were faster than foretold, or all slower.
+
+        The machine is another one then. Batches from before the turn would speak against it for
+        seconds, and in sizes that were not used since, for longer: that is not their shape.
+        """
+        offs = sorted(off for _, off in self._votes)
+        if len(offs) < _VOTES or self._line is None or (offs[1] < _TURN and offs[-2] > -_TURN):
+            return
+        speed, since = math.exp(offs[_VOTES // 2]), self._votes[0][0]
+        self._line = Line(self._line.fixed * speed, self._line.per_job * speed)
+        self._votes.clear()
+        for known in self._classes.values():
+            while known.seen and known.seen[0][0] < since:
+                known.seen.popleft()
 
     def fit(self, now_s: float) -> Fit | None:
         """What is known now; ``None`` as long as nothing was seen.
@@ -207,7 +234,10 @@ class Costs:
                 latest.append(Point(known.size, ms, weights[name]))
         points = tuple(point for point in told if point.weight > 0.01)
         largest = max(known.size for known in self._classes.values())
-        return Fit(line, _slow(recent, line), largest, points, tuple(latest))
+        part = 1 - math.exp((self._fitted_at - now_s) / SLOW_MEMORY_S) if recent else 0.0
+        self._slow += part * (_slow(recent, line) - self._slow)
+        self._fitted_at = now_s
+        return Fit(line, self._slow, largest, points, tuple(latest))
 
     def _first(self, recent: dict[int, list[tuple[float, int, float]]]) -> Line | None:
         """The line through the first batches; with one size all is taken to be fixed costs."""

@@ -19,7 +19,7 @@ from umbel_batching.policy import BatchPolicy
 Why = Literal["objective", "efficient", "bound", "learning", "unattainable"]
 
 #: Part of the objective that a new size is chosen for, and beyond which the size in force is left.
-_AIM, _LIMIT = 0.97, 1.02
+_AIM, _LIMIT = 1.0, 1.03
 #: Of sizes that do nearly as many jobs per second as the best one, the smallest is taken.
 _AS_GOOD: Final = 0.99
 #: How much faster another size must be to take the place of the one in force.
@@ -33,6 +33,8 @@ _FIT_S: Final = 0.25
 _EXPLORE_BATCHES, _EXPLORE_S = 24, 0.5
 _EXPLORED_WEIGHT: Final = 1.5
 _HIGHER: Final = 1.15
+#: How far on the way to a larger size one looks, in turns.
+_STEPS: Final = (1.0, 0.5, 0.75, 0.25)
 #: Share of the latest error in the one that is told.
 _ERROR_GAIN: Final = 0.05
 
@@ -105,7 +107,9 @@ def choose(fit: Fit, policy: BatchPolicy, before: Choice | None = None) -> Choic
     latencies = costs * (1 + fit.slow)
     rates = np.arange(1, most + 1) / costs
     size, why = _best(costs, latencies, rates, policy)
-    if before is not None and before.size <= most and before.size != size:
+    if why == "unattainable" and before is not None:
+        size = min(size, 2 * before.size)
+    elif before is not None and before.size <= most and before.size != size:
         held = latencies[before.size - 1] <= _LIMIT * policy.objective_ms
         if held and rates[size - 1] < _WORTH * rates[before.size - 1]:
             size, why = before.size, before.why
@@ -160,7 +164,7 @@ class Tuner:
         self._fit: Fit | None = None
         self._choice: Choice | None = None
         self._fitted_at = self._explored_at = float("-inf")
-        self._batches, self._error = 0, float("nan")
+        self._batches, self._explorations, self._error = 0, 0, float("nan")
 
     def limit(self, policy: BatchPolicy) -> int:
         """The most jobs that the next batch shall have; 0 where the policy is static.
@@ -235,7 +239,8 @@ class Tuner:
         """Now and then another size, where no other one was seen lately to learn b from.
 
         It is the one that the line alone would have, if that is larger: what speaks against it may
-        be long ago, or have been chance. Else it is half.
+        be long ago, or have been chance. Else it is half, and where a larger one is thought to be
+        no better, in turns with twice as many.
         """
         now, fit = self._clock(), self._fit
         due = self._batches >= _EXPLORE_BATCHES and now - self._explored_at >= _EXPLORE_S
@@ -244,8 +249,13 @@ class Tuner:
         if sum(point.weight >= _EXPLORED_WEIGHT for point in fit.recent) > 1:
             return size
         self._batches, self._explored_at = 0, now
-        hoped = choose(fit.straight, self._policy).size
-        return hoped if hoped > _HIGHER * size else max(1, size // 2)
+        self._explorations += 1
+        hoped = choose(fit.straight, self._policy)
+        if hoped.size > _HIGHER * size:
+            return round(size * (hoped.size / size) ** _STEPS[self._explorations % len(_STEPS)])
+        if size == 1 or (hoped.why == "efficient" and self._explorations % 2):
+            return min(2 * size, self._policy.max_batch_size)
+        return size // 2
 
     def _judge(self, size: int, ms: float) -> None:
         """Notes how far the batch is from what was foretold before it was seen."""
