@@ -112,8 +112,8 @@ class Calls:
             lease_ms: milliseconds without renewal after which the batch is taken back.
             device: what the batch will run on; a remembered ceiling holds for one kind of device.
             ran: the version that runs it, where that is not the one that the lane is named after.
-            size: most jobs to take, as the worker chose it; it holds if the lane is adaptive, within
-                ``max_batch_size``. 0: none chosen.
+            size: most jobs to take, as the worker chose it; it holds within ``max_batch_size``, and
+                if the lane is adaptive. 0: none chosen.
         """
         args = (slot, batch, token, worker, lease_ms, device, self._kept, self._channels, ran, size)
         return self._call("claim", slot, args, lambda reply: answers.claimed(batch, reply))

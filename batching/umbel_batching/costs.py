@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
+from umbel_batching.lines import PROVEN, Fit, Line, Point, fitted, quantile
 
 #: Seconds after which a batch counts for a third: as fast as that a change of speed is followed.
 MEMORY_S: Final = 2.5
@@ -24,11 +23,10 @@ _APART_S: Final = MEMORY_S / _KEPT
 _OLD_S: Final = 4 * MEMORY_S
 #: Weight of the line as it was, against one batch of now: it decides what batches leave open.
 _INERTIA: Final = 0.15
-#: Relative distance from the line at which a class counts for half in fitting it.
-_ODD: Final = 0.15
-_ROUNDS: Final = 4
-#: Batches that it takes until a class is half believed to be off the line.
-_PROVEN: Final = 2.0
+#: Classes that rest on less are not told of.
+_LEAST_WEIGHT: Final = 0.01
+#: Sizes beyond this are no sizes of batches.
+_LARGEST: Final = 65_536
 #: Least weight in a median: the last batch of a size that is rare does not decide it alone.
 _VOICE: Final = 0.5
 #: Of so many batches in a row all but one must be off by such a part, for the machine to have
@@ -39,83 +37,6 @@ _VOTES, _TURN = 8, 0.1
 _SLOW: Final = 1.34
 #: Batches without any difference that are taken as seen, lest two that differ say everything.
 _CALM: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Milliseconds of a batch of n jobs: ``fixed + per_job * n``.
-
-    Attributes:
-        fixed: ms that every batch takes, the a of a + b·n.
-        per_job: ms that each job adds, the b.
-    """
-
-    fixed: float
-    per_job: float
-
-    def at(self, size: float) -> float:
-        """Milliseconds of a batch of ``size`` jobs."""
-        return self.fixed + self.per_job * size
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What was seen of one class of sizes.
-
-    Attributes:
-        size: of its batches, about.
-        ms: that one of them takes, by the median.
-        weight: number of batches that this rests on, as far as they still count.
-    """
-
-    size: float
-    ms: float
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """What is known at one moment.
-
-    Attributes:
-        line: that fits best over all sizes.
-        slow: how many times its usual milliseconds a batch takes that is slower than nine of ten.
-        largest: the largest size that was ever seen.
-        points: what was seen, from small to large; may lie off the line.
-        recent: points of the last seconds alone.
-    """
-
-    line: Line
-    slow: float
-    largest: float
-    points: tuple[Point, ...]
-    recent: tuple[Point, ...]
-
-    @property
-    def straight(self) -> Fit:
-        """The same without what lies off the line."""
-        return replace(self, points=())
-
-    def costs(self, most: int) -> NDArray[np.float64]:
-        """Milliseconds of batches of 1, 2, … ``most`` jobs.
-
-        Where sizes were seen that is what they took; between and beyond them the line, as far off
-        as its neighbours are.
-
-        Args:
-            most: the largest size.
-        """
-        sizes = np.arange(1, most + 1, dtype=np.float64)
-        lines = self.line.fixed + self.line.per_job * sizes
-        if not self.points:
-            return lines
-        places = [math.log(point.size) for point in self.points]
-        return lines * np.exp(np.interp(np.log(sizes), places, [*map(self._off, self.points)]))
-
-    def _off(self, point: Point) -> float:
-        """How far a class is off the line, as a logarithm; what few batches say counts less."""
-        off = math.log(point.ms / self.line.at(point.size))
-        return off * point.weight**2 / (point.weight**2 + _PROVEN**2)
 
 
 @dataclass(slots=True)
@@ -164,13 +85,14 @@ class Costs:
             now_s: seconds of a clock that only grows.
         """
         for point in points:
-            if point.size >= 1 and 0 < point.ms < math.inf and point.weight > 0:
+            sound = 1 <= point.size <= _LARGEST and 0 < point.ms < math.inf and point.weight > 0
+            if sound:
                 known = _Class(point.size, weight=min(point.weight, 1.0), at=now_s)
                 known.off = math.log(point.ms)
                 self._classes.setdefault(class_of(point.size), known)
         self._line = None
         if self._classes:
-            self._line = _fitted([_as_point(each, each.off) for each in self._classes.values()])
+            self._line = fitted([_as_point(each, each.off) for each in self._classes.values()])
         for known in self._classes.values():
             known.off -= math.log(self._line.at(known.size)) if self._line else 0.0
 
@@ -188,7 +110,7 @@ class Costs:
         if known.seen and now_s - known.seen[-1][0] < _APART_S:
             return
         known.seen.append((now_s, size, ms))
-        if self._line is not None and known.weight >= _PROVEN:
+        if self._line is not None and known.weight >= PROVEN:
             self._votes.append((now_s, math.log(ms / self._line.at(size)) - known.off))
             self._look_for_a_turn()
 
@@ -232,7 +154,7 @@ class Costs:
             told.append(Point(known.size, ms, known.trust(now_s)))
             if name in recent:
                 latest.append(Point(known.size, ms, weights[name]))
-        points = tuple(point for point in told if point.weight > 0.01)
+        points = tuple(point for point in told if point.weight > _LEAST_WEIGHT)
         largest = max(known.size for known in self._classes.values())
         part = 1 - math.exp((self._fitted_at - now_s) / SLOW_MEMORY_S) if recent else 0.0
         self._slow += part * (_slow(recent, line) - self._slow)
@@ -243,23 +165,23 @@ class Costs:
         """The line through the first batches; with one size all is taken to be fixed costs."""
         points = []
         for name, seen in recent.items():
-            ms = _quantile([(weight, took) for weight, _, took in seen], 0.5)
+            ms = quantile([(weight, took) for weight, _, took in seen], 0.5)
             points.append(Point(self._classes[name].size, ms, len(seen)))
-        return _fitted(points) if points else None
+        return fitted(points) if points else None
 
     def _follow(self, offs: dict[int, float], weights: dict[int, float], now: float) -> None:
         """Moves speed, shape and line towards what was seen in the last seconds."""
         if not offs or self._line is None:
             return
         moves = [(min(weights[name], 4.0), off - self._shape(name)) for name, off in offs.items()]
-        speed = _quantile(moves, 0.5)
-        line = Line(
-            self._line.fixed * math.exp(speed), self._line.per_job * math.exp(speed)
-        )
+        speed = quantile(moves, 0.5)
+        line = Line(self._line.fixed * math.exp(speed), self._line.per_job * math.exp(speed))
         for name, off in offs.items():
             known, weight = self._classes[name], weights[name]
             part = weight / (weight + 0.5)
-            known.off += part * (off - speed - known.off) if known.weight else off - speed - known.off
+            known.off += (
+                part * (off - speed - known.off) if known.weight else off - speed - known.off
+            )
             known.weight, known.at = max(weight, known.trust(now)), now
             known.size = _size(known, now)
         points = [
@@ -268,7 +190,7 @@ class Costs:
         ]
         ends = (1.0, max(point.size for point in points))
         inertia = [Point(end, line.at(end), _INERTIA) for end in ends]
-        self._line = _fitted([*points, *inertia])
+        self._line = fitted([*points, *inertia])
         for known in self._classes.values():
             known.off += math.log(line.at(known.size) / self._line.at(known.size))
 
@@ -292,7 +214,7 @@ def _recent(known: _Class, now: float) -> list[tuple[float, int, float]]:
 
 
 def _off(seen: Sequence[tuple[float, int, float]], line: Line) -> float:
-    return _quantile([(weight, math.log(ms / line.at(size))) for weight, size, ms in seen], 0.5)
+    return quantile([(weight, math.log(ms / line.at(size))) for weight, size, ms in seen], 0.5)
 
 
 def _size(known: _Class, now: float) -> float:
@@ -317,45 +239,4 @@ def _slow(recent: dict[int, list[tuple[float, int, float]]], line: Line) -> floa
             (weight, abs(off - before))
             for (weight, _, _), off, before in zip(seen[1:], offs[1:], offs[:-1], strict=True)
         ]
-    return math.exp(_SLOW * _quantile(steps, 0.5))
-
-
-def _quantile(weighted: Sequence[tuple[float, float]], q: float) -> float:
-    """The smallest value that at least a share ``q`` of the weight does not exceed."""
-    ordered = sorted(weighted, key=lambda pair: pair[1])
-    rest = q * sum(weight for weight, _ in ordered)
-    for weight, value in ordered:
-        rest -= weight
-        if rest <= 1e-12:
-            return value
-    return ordered[-1][1]
-
-
-def _fitted(points: Sequence[Point]) -> Line:
-    """The line through points, least squares of relative distances, where the odd count less."""
-    sizes = np.array([point.size for point in points])
-    inverse = 1 / np.array([point.ms for point in points])
-    weights = np.array([point.weight for point in points])
-    trust = np.ones_like(weights)
-    line = Line(0.0, 0.0)
-    for _ in range(_ROUNDS):
-        line = _least_squares(inverse, sizes * inverse, weights * trust)
-        off = (line.fixed + line.per_job * sizes) * inverse - 1
-        trust = 1 / (1 + (off / _ODD) ** 2)
-    return line
-
-
-def _least_squares(
-    u: NDArray[np.float64], v: NDArray[np.float64], weights: NDArray[np.float64]
-) -> Line:
-    """The ``a``, ``b`` of at least 0 for which ``a·u + b·v`` is nearest to 1."""
-    uu, uv, vv = (float(np.sum(weights * x * y)) for x, y in ((u, u), (u, v), (v, v)))
-    su, sv = float(np.sum(weights * u)), float(np.sum(weights * v))
-    determinant = uu * vv - uv * uv
-    if determinant > 1e-9 * uu * vv:
-        fixed, per_job = (su * vv - sv * uv) / determinant, (sv * uu - su * uv) / determinant
-        if fixed >= 0 and per_job >= 0:
-            return Line(fixed, per_job)
-        if fixed < 0:
-            return Line(0.0, sv / vv)
-    return Line(su / uu, 0.0)
+    return math.exp(_SLOW * quantile(steps, 0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -10,7 +11,8 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from umbel_batching.costs import Costs, Fit, Point
+from umbel_batching.costs import Costs
+from umbel_batching.lines import Fit, Point
 from umbel_batching.policy import BatchPolicy
 
 #: Why a size is in force. ``objective``: a larger one would miss the latency objective;
@@ -35,6 +37,8 @@ _EXPLORED_WEIGHT: Final = 1.5
 _HIGHER: Final = 1.15
 #: How far on the way to a larger size one looks, in turns.
 _STEPS: Final = (1.0, 0.5, 0.75, 0.25)
+#: Distance of the logarithms of two sizes that are told as one.
+_NEAR: Final = 0.22
 #: Share of the latest error in the one that is told.
 _ERROR_GAIN: Final = 0.05
 
@@ -164,7 +168,8 @@ class Tuner:
         self._fit: Fit | None = None
         self._choice: Choice | None = None
         self._fitted_at = self._explored_at = float("-inf")
-        self._batches, self._explorations, self._error = 0, 0, float("nan")
+        self._batches = self._explorations = 0
+        self._error: float | None = None
 
     def limit(self, policy: BatchPolicy) -> int:
         """The most jobs that the next batch shall have; 0 where the policy is static.
@@ -212,7 +217,7 @@ class Tuner:
         near = [
             point.ms / fit.line.at(point.size) * fit.line.at(choice.size)
             for point in fit.recent
-            if 0.8 <= point.size / choice.size <= 1.25
+            if abs(math.log(point.size / choice.size)) < _NEAR
         ]
         return Tuned(
             kind=kind,
@@ -225,7 +230,7 @@ class Tuner:
             cost_ms=round(choice.cost_ms, 3),
             latency_ms=round(choice.latency_ms, 3),
             observed_ms=round(near[-1], 3) if near else None,
-            error=None if error != error else round(error, 4),
+            error=None if error is None else round(error, 4),
             points=fit.points,
         )
 
@@ -252,7 +257,8 @@ class Tuner:
         self._explorations += 1
         hoped = choose(fit.straight, self._policy)
         if hoped.size > _HIGHER * size:
-            return round(size * (hoped.size / size) ** _STEPS[self._explorations % len(_STEPS)])
+            step = _STEPS[self._explorations % len(_STEPS)]
+            return round(size * math.exp(step * math.log(hoped.size / size)))
         if size == 1 or (hoped.why == "efficient" and self._explorations % 2):
             return min(2 * size, self._policy.max_batch_size)
         return size // 2
@@ -263,5 +269,5 @@ class Tuner:
             return
         off = abs(float(self._fit.costs(size)[-1]) / ms - 1)
         off = min(off, 1.0)  # one pause is one bad guess, not a hundred
-        fresh = self._error != self._error
-        self._error = off if fresh else self._error + _ERROR_GAIN * (off - self._error)
+        before = off if self._error is None else self._error
+        self._error = before + _ERROR_GAIN * (off - before)

@@ -24,6 +24,7 @@ from umbel_worker.models import ModelCache
 from umbel_worker.observer import Observer
 from umbel_worker.settlement import settlement
 from umbel_worker.shutdown import Flag
+from umbel_worker.tuners import Tuners
 
 log = logging.getLogger("umbel.worker")
 
@@ -46,6 +47,7 @@ class _Ready:
     computed: Computed
     outcome: Settlement
     call: Call[bool]
+    began: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ class Drainer:
         budget_s: longest time of one drain, so that other lanes have their turn.
         device: the kind of device it runs on, for which a ceiling is remembered.
         stopping: set when the worker shuts down; a drain then ends with its batch.
+        tuners: choose the batch sizes of adaptive lanes; without them no lane is.
     """
 
     runner: Runner
@@ -79,6 +82,7 @@ class Drainer:
     budget_s: float
     device: str = "cpu"
     stopping: Flag = field(default_factory=threading.Event)
+    tuners: Tuners | None = None
 
     def drain(self, lane: str, token: str) -> Tally:
         """Runs batches of ``lane`` until it is empty, or the budget is spent.
@@ -178,7 +182,15 @@ class _Drain:
             lease_ms=self._by.lease_ms,
             device=self._by.device,
             ran=self._order.ran,
+            size=self._size(),
         )
+
+    def _size(self) -> int:
+        """The size chosen for an adaptive lane; 0: none."""
+        tuners, model = self._by.tuners, self._model
+        if tuners is None or isinstance(model, Failure):
+            return 0
+        return tuners.limit(self._lane, model, self._by.models.timings(self._order.name))
 
     def _process(self, claimed: Claimed) -> _Ready | None:
         """Computes a batch and prepares its settling; ``None`` when all of its jobs had expired."""
@@ -199,7 +211,7 @@ class _Drain:
             "batch %s: %d jobs by %s in %.1f ms", claimed.batch, count, claimed.reason, micros / 1e3
         )
         call = self._calls.settle(self._slot, claimed.batch, outcome)
-        return _Ready(claimed, computed, outcome, call)
+        return _Ready(claimed, computed, outcome, call, started)
 
     def _computed(self, claimed: Claimed) -> Computed:
         if isinstance(self._model, Failure):
@@ -221,6 +233,8 @@ class _Drain:
         if written:
             results = ready.computed.results
             ran = self._order.ran
+            if self._by.tuners is not None and not isinstance(self._model, Failure):
+                self._by.tuners.note(self._lane, ready.outcome, time.perf_counter() - ready.began)
             self._by.observer.settled(self._lane, ran, claimed, results, ready.outcome)
             return
         self._tally.lost += len(claimed.uids)

@@ -28,6 +28,7 @@ from umbel_worker.observer import Observer
 from umbel_worker.pauses import spare_what_stays
 from umbel_worker.shutdown import Flag, stopping
 from umbel_worker.steward import Steward
+from umbel_worker.tuners import Tuners
 from umbel_worker.warmup import kind_of, pick_device
 
 _making = threading.Lock()
@@ -115,11 +116,14 @@ def make_process(settings: Settings, stop: Flag) -> Process:
         loads=loads,
     )
     mirror = Mirror(runner, copies, board)
+    device = kind_of(pick_device(settings.device))
+    tuners = Tuners(runner, calls, board, f"{device}/{threads_per_batch(settings)}")
     beside: dict[str, Any] = {
         "models": models,
         "loads": loads,
         "board": board,
         "tallies": tallies,
+        "tuners": tuners,
         "changed": changed,
     }
     steward = Steward(client, settings, process=name, **_place(settings), **beside)
@@ -134,8 +138,9 @@ def make_process(settings: Settings, stop: Flag) -> Process:
         worker=name,
         lease_ms=settings.lease_ms,
         budget_s=settings.drain_budget_ms / 1000,
-        device=kind_of(pick_device(settings.device)),
+        device=device,
         stopping=stop,
+        tuners=tuners,
     )
     return Process(made, steward, mirror, leases)
 

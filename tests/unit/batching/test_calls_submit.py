@@ -56,6 +56,7 @@ def test_the_first_job_makes_the_lane(lab: Lab) -> None:
         "cache_ttl_s": "0",
         "cache_entries": "10000",
         "cache_bytes": str(64 * 2**20),
+        "latency_objective_ms": "0",
         "bytes": str(RECORD_BYTES),
         "submitted": "1",
     }
