@@ -10,7 +10,7 @@ import redis
 
 from umbel_batching.deliveries import Callback, callback_of
 from umbel_batching.keys import lane_keys, shared_keys, workers_key
-from umbel_batching.lanes import split_name
+from umbel_batching.lanes import slot_of, split_name
 from umbel_batching.policy import Mode
 from umbel_batching.record import Event, Failure, Record, State
 from umbel_batching.tuning import Tuned
@@ -144,6 +144,21 @@ def lane_statuses(client: redis.Redis, namespace: str) -> list[LaneStatus]:
     now_ms = seconds * 1000 + micros // 1000
     names = sorted(lane_names(client, namespace).items(), key=lambda item: item[1])
     return [_lane_status(client, namespace, slot, name, now_ms) for slot, name in names]
+
+
+def lane_status(client: redis.Redis, namespace: str, lane: str) -> LaneStatus | None:
+    """The status of one lane; ``None`` before its first job.
+
+    Args:
+        client: any client of the same Redis.
+        namespace: prefix of every key.
+        lane: its name.
+    """
+    slot = slot_of(lane)
+    if not client.hexists(shared_keys(namespace).lanes, slot):
+        return None
+    seconds, micros = client.time()
+    return _lane_status(client, namespace, slot, lane, seconds * 1000 + micros // 1000)
 
 
 def _lane_status(

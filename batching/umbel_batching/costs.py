@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +23,8 @@ _APART_S: Final = MEMORY_S / _KEPT
 _OLD_S: Final = 4 * MEMORY_S
 #: Weight of the line as it was, against one batch of now: it decides what batches leave open.
 _INERTIA: Final = 0.15
+#: Batches of one class that count at most, lest the size in use be all that the line goes by.
+_MOST_IN_LINE: Final = 4.0
 #: Classes that rest on less are not told of.
 _LEAST_WEIGHT: Final = 0.01
 #: Sizes beyond this are no sizes of batches.
@@ -39,6 +41,10 @@ _SLOW: Final = 1.34
 _CALM: Final = 1.0
 
 
+#: Weight, size and milliseconds of batches.
+_Seen = list[tuple[float, int, float]]
+
+
 @dataclass(slots=True)
 class _Class:
     """Batches of about the same size.
@@ -48,6 +54,7 @@ class _Class:
         off: how far they are off the line, as a logarithm.
         weight: number of batches that ``off`` rested on ``at`` that time.
         at: when it was last brought up to date.
+        fresh: batches since then.
         size: of its batches, about.
     """
 
@@ -56,6 +63,7 @@ class _Class:
     off: float = 0.0
     weight: float = 0.0
     at: float = 0.0
+    fresh: int = 0
 
     def trust(self, now: float) -> float:
         """The weight that is left of what was learned of its shape."""
@@ -110,6 +118,7 @@ class Costs:
         if known.seen and now_s - known.seen[-1][0] < _APART_S:
             return
         known.seen.append((now_s, size, ms))
+        known.fresh += 1
         if self._line is not None and known.weight >= PROVEN:
             self._votes.append((now_s, math.log(ms / self._line.at(size)) - known.off))
             self._look_for_a_turn()
@@ -142,12 +151,11 @@ class Costs:
             self._line = self._first(recent)
         if self._line is None:
             return None
-        offs = {name: _off(seen, self._line) for name, seen in recent.items()}
         weights = {
             name: sum(math.exp((at - now_s) / MEMORY_S) for at, _, _ in self._classes[name].seen)
             for name in recent
         }
-        self._follow(offs, weights, now_s)
+        self._follow(recent, weights, now_s)
         line, told, latest = self._line, [], []
         for name, known in sorted(self._classes.items()):
             ms = line.at(known.size) * math.exp(known.off)
@@ -161,7 +169,7 @@ class Costs:
         self._fitted_at = now_s
         return Fit(line, self._slow, largest, points, tuple(latest))
 
-    def _first(self, recent: dict[int, list[tuple[float, int, float]]]) -> Line | None:
+    def _first(self, recent: dict[int, _Seen]) -> Line | None:
         """The line through the first batches; with one size all is taken to be fixed costs."""
         points = []
         for name, seen in recent.items():
@@ -169,34 +177,39 @@ class Costs:
             points.append(Point(self._classes[name].size, ms, len(seen)))
         return fitted(points) if points else None
 
-    def _follow(self, offs: dict[int, float], weights: dict[int, float], now: float) -> None:
-        """Moves speed, shape and line towards what was seen in the last seconds."""
-        if not offs or self._line is None:
+    def _follow(self, recent: dict[int, _Seen], weights: dict[int, float], now: float) -> None:
+        """Moves speed, shape and line towards what was seen since the last time."""
+        fresh = {name: seen for name, seen in recent.items() if self._classes[name].fresh}
+        if not fresh or self._line is None:
             return
-        moves = [(min(weights[name], 4.0), off - self._shape(name)) for name, off in offs.items()]
-        speed = quantile(moves, 0.5)
-        line = Line(self._line.fixed * math.exp(speed), self._line.per_job * math.exp(speed))
-        for name, off in offs.items():
-            known, weight = self._classes[name], weights[name]
-            part = weight / (weight + 0.5)
-            known.off += (
-                part * (off - speed - known.off) if known.weight else off - speed - known.off
-            )
-            known.weight, known.at = max(weight, known.trust(now)), now
-            known.size = _size(known, now)
-        points = [
-            _as_point(known, math.log(line.at(known.size)) + known.off, known.trust(now))
-            for known in self._classes.values()
+        offs = {name: _off(seen, self._line) for name, seen in fresh.items()}
+        moves = [
+            (min(weights[name], _VOTES / 2), off - self._classes[name].off)
+            for name, off in offs.items()
+            if self._classes[name].weight
         ]
-        ends = (1.0, max(point.size for point in points))
-        inertia = [Point(end, line.at(end), _INERTIA) for end in ends]
-        self._line = fitted([*points, *inertia])
+        speed = math.exp(quantile(moves, 0.5)) if moves else 1.0
+        line = Line(self._line.fixed * speed, self._line.per_job * speed)
+        for name, off in offs.items():
+            known, trust = self._classes[name], self._classes[name].trust(now)
+            part = weights[name] / (weights[name] + min(trust, _MOST_IN_LINE))
+            known.off += part * (off - math.log(speed) - known.off)
+            known.weight, known.at = min(trust + known.fresh, _KEPT), now
+            known.size, known.fresh = _size(known, now), 0
+        self._line = self._refitted(line, weights, now)
         for known in self._classes.values():
             known.off += math.log(line.at(known.size) / self._line.at(known.size))
 
-    def _shape(self, name: int) -> float:
-        known = self._classes[name]
-        return known.off if known.weight else 0.0
+    def _refitted(self, line: Line, weights: dict[int, float], now: float) -> Line:
+        """The line through all classes, those above all that were used lately."""
+        points = [Point(1.0, line.at(1.0), _INERTIA)]
+        for name, known in self._classes.items():
+            weight = min(known.trust(now), _MOST_IN_LINE)
+            if name not in weights:
+                weight *= _INERTIA
+            points.append(_as_point(known, math.log(line.at(known.size)) + known.off, weight))
+        last = max(point.size for point in points)
+        return fitted([*points, Point(last, line.at(last), _INERTIA)])
 
 
 def class_of(size: float) -> int:
@@ -204,7 +217,7 @@ def class_of(size: float) -> int:
     return round(2 * math.log2(size))
 
 
-def _recent(known: _Class, now: float) -> list[tuple[float, int, float]]:
+def _recent(known: _Class, now: float) -> _Seen:
     """Weight, size and milliseconds of the batches of the last seconds."""
     return [
         (max(_VOICE, math.exp((at - now) / MEMORY_S)), size, ms)
@@ -213,7 +226,7 @@ def _recent(known: _Class, now: float) -> list[tuple[float, int, float]]:
     ]
 
 
-def _off(seen: Sequence[tuple[float, int, float]], line: Line) -> float:
+def _off(seen: _Seen, line: Line) -> float:
     return quantile([(weight, math.log(ms / line.at(size))) for weight, size, ms in seen], 0.5)
 
 
@@ -226,7 +239,7 @@ def _as_point(known: _Class, log_ms: float, weight: float | None = None) -> Poin
     return Point(known.size, math.exp(log_ms), known.weight if weight is None else weight)
 
 
-def _slow(recent: dict[int, list[tuple[float, int, float]]], line: Line) -> float:
+def _slow(recent: dict[int, _Seen], line: Line) -> float:
     """How many times its usual cost a slow batch has, over all sizes of the last seconds.
 
     It is told from the differences of batches that followed each other, so that a machine whose

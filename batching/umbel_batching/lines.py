@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 #: Relative distance from the line at which a class counts for half in fitting it.
 _ODD: Final = 0.15
-_ROUNDS: Final = 4
+_ROUNDS: Final = 6
+#: Points of less weight are not looked at first, if there are two of more.
+_SOLID: Final = 1.0
 #: Batches that it takes until a class is half believed to be off the line.
 PROVEN: Final = 2.0
 #: A determinant below this part of its largest value is that of a single size.
@@ -122,7 +124,9 @@ def fitted(points: Sequence[Point]) -> Line:
     sizes = np.array([point.size for point in points])
     inverse = 1 / np.array([point.ms for point in points])
     weights = np.array([point.weight for point in points])
-    trust = np.ones_like(weights)
+    # Relative distances of what should cost little, and was not seen of late, outweigh all others.
+    solid = weights >= _SOLID
+    trust = solid.astype(np.float64) if np.count_nonzero(solid) > 1 else np.ones_like(weights)
     line = Line(0.0, 0.0)
     for _ in range(_ROUNDS):
         line = _least_squares(inverse, sizes * inverse, weights * trust)

@@ -35,6 +35,8 @@ _FIT_S: Final = 0.25
 _EXPLORE_BATCHES, _EXPLORE_S = 24, 0.5
 _EXPLORED_WEIGHT: Final = 1.5
 _HIGHER: Final = 1.15
+#: How much smaller a size one looks at, in turns.
+_DOWN: Final = (0.5, 0.7, 0.35)
 #: How far on the way to a larger size one looks, in turns.
 _STEPS: Final = (1.0, 0.5, 0.75, 0.25)
 #: Distance of the logarithms of two sizes that are told as one.
@@ -243,9 +245,9 @@ class Tuner:
     def _explored(self, size: int) -> int:
         """Now and then another size, where no other one was seen lately to learn b from.
 
-        It is the one that the line alone would have, if that is larger: what speaks against it may
-        be long ago, or have been chance. Else it is half, and where a larger one is thought to be
-        no better, in turns with twice as many.
+        It is on the way to the one that the line alone would have, if that is larger: what speaks
+        against it may be long ago, or have been chance. Else it is smaller, and where larger ones
+        are thought to be no better, in turns with twice as many.
         """
         now, fit = self._clock(), self._fit
         due = self._batches >= _EXPLORE_BATCHES and now - self._explored_at >= _EXPLORE_S
@@ -261,7 +263,7 @@ class Tuner:
             return round(size * math.exp(step * math.log(hoped.size / size)))
         if size == 1 or (hoped.why == "efficient" and self._explorations % 2):
             return min(2 * size, self._policy.max_batch_size)
-        return size // 2
+        return max(1, round(size * _DOWN[self._explorations // 2 % len(_DOWN)]))
 
     def _judge(self, size: int, ms: float) -> None:
         """Notes how far the batch is from what was foretold before it was seen."""

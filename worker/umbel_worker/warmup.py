@@ -60,7 +60,7 @@ def load_warm(manifest: Manifest, store: ArtifactStore, settings: Settings) -> W
         folder = store.fetch(manifest, settings.state_dir / "model-cache")
         model = load_model(folder, manifest, pick_device(settings.device), settings.allowed_modules)
         loaded = time.monotonic()
-        again = manifest.policy.objective_ms > 0
+        again = manifest.policy.mode == "adaptive"
         timings = warm_up(model, manifest.policy.max_batch_size, again=again)
     return Warm(model, loaded - began, time.monotonic() - loaded, tuple(timings))
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from umbel_batching.census import LaneStatus, lane_status
+from umbel_batching.lanes import Lane
 from umbel_cli.dead.tables import ago, one_line
 from umbel_cli.models.listing import facts
 from umbel_cli.models.policy import value_text
@@ -21,6 +23,7 @@ from umbel_cli.models.words import Model, length_text, percent_text
 from umbel_cli.options import Json, command
 from umbel_cli.render import grid, manifest_table, output, print_json
 from umbel_cli.store import opened
+from umbel_cli.tuning_tables import tuning_lines
 from umbel_config.settings import Settings
 from umbel_registry import TrafficControl
 from umbel_registry.audit import Change, canary_text
@@ -42,12 +45,14 @@ class _Known:
         life: of the version.
         failure: why it did not load when that was last tried.
         change: the change that brought the route in force.
+        lane: of the version; ``None`` before its first job.
     """
 
     standing: Standing
     life: Life
     failure: LoadFailure | None
     change: Change | None
+    lane: LaneStatus | None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,7 +80,7 @@ def show(
         known = _read(client, settings.namespace, model, version or LATEST)
     manifest = known.standing.manifests[known.life.version]
     if as_json:
-        told = {"life": facts(known.life), "traffic": _traffic_facts(known)}
+        told = {"life": facts(known.life), "traffic": _traffic_facts(known), "lane": known.lane}
         print_json({**manifest.model_dump(mode="json"), **told})
         return
     out = output()
@@ -95,6 +100,7 @@ def _read(client: redis.Redis, namespace: str, model: str, word: str) -> _Known:
         life=life_of(standing, version, fleet.reports(), failed),
         failure=failures.get(version),
         change=route_change(control, model),
+        lane=lane_status(client, namespace, Lane(model=model, version=version).name),
     )
 
 
@@ -124,6 +130,8 @@ def _life_rows(known: _Known) -> Iterator[tuple[str, Text]]:
     if life.aliases:
         yield "aliases", Text(", ".join(life.aliases))
     yield "batching", _policy_text(standing, life.version)
+    for line in tuning_lines(known.lane):
+        yield "tuned", Text(line)
     wanted = standing.traffic.wanted.get(life.version, 0) - standing.now_ms
     if wanted > 0:
         yield "wanted", Text(f"workers keep it loaded for another {length_text(wanted // 1000)}")

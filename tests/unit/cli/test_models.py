@@ -25,6 +25,7 @@ def test_list_and_show(run_here: Any, register: Any) -> None:
     told = run_here("models", "show", "reader", "1", "--json").json
     assert told.pop("life")["share"] == 1
     assert told.pop("traffic")["versions"] == ["1"]
+    assert told.pop("lane") is None
     assert told == manifest.model_dump(mode="json")
 
 
