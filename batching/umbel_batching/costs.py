@@ -25,6 +25,9 @@ _OLD_S: Final = 4 * MEMORY_S
 _INERTIA: Final = 0.15
 #: Batches of one class that count at most, lest the size in use be all that the line goes by.
 _MOST_IN_LINE: Final = 4.0
+_ALONE: Final = 0.5
+#: Batches that what is known of a class counts for at most, against new ones.
+_INSISTENCE: Final = 1.5
 #: Classes that rest on less are not told of.
 _LEAST_WEIGHT: Final = 0.01
 #: Sizes beyond this are no sizes of batches.
@@ -182,17 +185,21 @@ class Costs:
         fresh = {name: seen for name, seen in recent.items() if self._classes[name].fresh}
         if not fresh or self._line is None:
             return
-        offs = {name: _off(seen, self._line) for name, seen in fresh.items()}
+        offs = {
+            name: _off(seen, self._line, self._classes[name].off) for name, seen in fresh.items()
+        }
         moves = [
             (min(weights[name], _VOTES / 2), off - self._classes[name].off)
             for name, off in offs.items()
-            if self._classes[name].weight
+            if self._classes[name].weight >= PROVEN
         ]
-        speed = math.exp(quantile(moves, 0.5)) if moves else 1.0
+        # One size alone does not tell whether it is the machine, so half of it is.
+        share = _ALONE if len(moves) == 1 else 1.0
+        speed = math.exp(share * quantile(moves, 0.5)) if moves else 1.0
         line = Line(self._line.fixed * speed, self._line.per_job * speed)
         for name, off in offs.items():
             known, trust = self._classes[name], self._classes[name].trust(now)
-            part = weights[name] / (weights[name] + min(trust, _MOST_IN_LINE))
+            part = weights[name] / (weights[name] + min(trust, _INSISTENCE))
             known.off += part * (off - math.log(speed) - known.off)
             known.weight, known.at = min(trust + known.fresh, _KEPT), now
             known.size, known.fresh = _size(known, now), 0
@@ -226,8 +233,13 @@ def _recent(known: _Class, now: float) -> _Seen:
     ]
 
 
-def _off(seen: _Seen, line: Line) -> float:
-    return quantile([(weight, math.log(ms / line.at(size))) for weight, size, ms in seen], 0.5)
+def _off(seen: _Seen, line: Line, before: float) -> float:
+    """How far batches are off the line, by the median.
+
+    Chance makes batches slower, hardly ever faster: that a size is slow is not believed one batch.
+    """
+    offs = [(weight, math.log(ms / line.at(size))) for weight, size, ms in seen]
+    return min(quantile(offs, 0.5), max(before, quantile([*offs, (1.0, before)], 0.5)))
 
 
 def _size(known: _Class, now: float) -> float:

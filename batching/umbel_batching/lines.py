@@ -15,8 +15,9 @@ _ODD: Final = 0.15
 _ROUNDS: Final = 6
 #: Points of less weight are not looked at first, if there are two of more.
 _SOLID: Final = 1.0
-#: Batches that it takes until a class is half believed to be off the line.
-PROVEN: Final = 2.0
+#: Batches that it takes until a class is half believed to be off the line, and until it says
+#: something about the speed of the machine.
+_BELIEVED, PROVEN = 1.0, 2.0
 #: A determinant below this part of its largest value is that of a single size.
 _SINGULAR: Final = 1e-9
 _ROUNDING: Final = 1e-12
@@ -96,7 +97,7 @@ class Fit:
     def _off(self, point: Point) -> float:
         """How far a class is off the line, as a logarithm; what few batches say counts less."""
         off = math.log(point.ms / self.line.at(point.size))
-        return off * point.weight**2 / (point.weight**2 + PROVEN**2)
+        return off * point.weight**2 / (point.weight**2 + _BELIEVED**2)
 
 
 def quantile(weighted: Sequence[tuple[float, float]], q: float) -> float:

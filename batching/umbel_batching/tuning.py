@@ -34,9 +34,9 @@ _FIT_S: Final = 0.25
 #: Where all batches are of one size, one of so many, and in so many seconds, is half as large.
 _EXPLORE_BATCHES, _EXPLORE_S = 24, 0.5
 _EXPLORED_WEIGHT: Final = 1.5
-_HIGHER: Final = 1.15
-#: How much smaller a size one looks at, in turns.
-_DOWN: Final = (0.5, 0.7, 0.35)
+_HIGHER: Final = 1.05
+#: How much smaller or larger a size one looks at, in turns.
+_DOWN, _UP = (0.5, 0.7, 0.35), (2.0, 1.4)
 #: How far on the way to a larger size one looks, in turns.
 _STEPS: Final = (1.0, 0.5, 0.75, 0.25)
 #: Distance of the logarithms of two sizes that are told as one.
@@ -243,27 +243,32 @@ class Tuner:
             self._choice = choose(self._fit, self._policy, self._choice)
 
     def _explored(self, size: int) -> int:
-        """Now and then another size, where no other one was seen lately to learn b from.
+        """Now and then another size, to learn what it costs; in turns a smaller and a larger one.
 
-        It is on the way to the one that the line alone would have, if that is larger: what speaks
-        against it may be long ago, or have been chance. Else it is smaller, and where larger ones
-        are thought to be no better, in turns with twice as many.
+        Larger is one on the way to what the line alone would have: what speaks against that may be
+        long ago, or have been chance. Where that is no larger, it is looked at sizes about it only
+        if no other one was used lately.
         """
         now, fit = self._clock(), self._fit
         due = self._batches >= _EXPLORE_BATCHES and now - self._explored_at >= _EXPLORE_S
         if fit is None or self._policy is None or not due:
             return size
-        if sum(point.weight >= _EXPLORED_WEIGHT for point in fit.recent) > 1:
+        hoped = choose(fit.straight, self._policy)
+        lately = sum(point.weight >= _EXPLORED_WEIGHT for point in fit.recent)
+        if lately > 1 and hoped.size <= _HIGHER * size:
             return size
         self._batches, self._explored_at = 0, now
         self._explorations += 1
-        hoped = choose(fit.straight, self._policy)
+        turn = self._explorations // 2
+        if self._explorations % 2 == 0 and size > 1:
+            return max(1, round(size * _DOWN[turn % len(_DOWN)]))
         if hoped.size > _HIGHER * size:
-            step = _STEPS[self._explorations % len(_STEPS)]
+            step = _STEPS[turn % len(_STEPS)]
             return round(size * math.exp(step * math.log(hoped.size / size)))
-        if size == 1 or (hoped.why == "efficient" and self._explorations % 2):
-            return min(2 * size, self._policy.max_batch_size)
-        return max(1, round(size * _DOWN[self._explorations // 2 % len(_DOWN)]))
+        if hoped.why == "efficient" or size == 1:
+            larger = math.ceil(size * _UP[turn % len(_UP)])
+            return min(larger, self._policy.max_batch_size)
+        return size
 
     def _judge(self, size: int, ms: float) -> None:
         """Notes how far the batch is from what was foretold before it was seen."""

@@ -25,14 +25,18 @@ def fed(costs: Costs, line: Line, seconds: float, start: float = 0.0) -> float:
         now = start + step / 10
         size = SIZES[step % len(SIZES)]
         costs.note(size, line.at(size), now)
+        costs.fit(now)
     return now
 
 
 def test_the_line_is_found() -> None:
     costs = Costs()
     fit = fit_of(costs, fed(costs, Line(3.0, 0.2), 5))
-    assert (fit.line.fixed, fit.line.per_job) == (pytest.approx(3.0), pytest.approx(0.2))
-    assert fit.costs(64)[-1] == pytest.approx(15.8)
+    assert (fit.line.fixed, fit.line.per_job) == (
+        pytest.approx(3.0, rel=0.01),
+        pytest.approx(0.2, rel=0.01),
+    )
+    assert fit.costs(64)[-1] == pytest.approx(15.8, rel=0.01)
     assert (fit.slow, fit.largest) == (pytest.approx(1.0, abs=0.1), 64)
 
 
@@ -77,7 +81,10 @@ def test_a_machine_that_is_slower_is_so_at_all_sizes() -> None:
     for step in range(10):  # one size alone tells it
         costs.note(64, 2 * 15.8, now + 0.2 + step / 9)
     costs_of = fit_of(costs, now + 1.4).costs(64)
-    assert (costs_of[0], costs_of[63]) == (pytest.approx(6.4, rel=0.1), pytest.approx(31.6))
+    assert (costs_of[0], costs_of[63]) == (
+        pytest.approx(6.4, rel=0.1),
+        pytest.approx(31.6, rel=0.01),
+    )
 
 
 def test_what_others_know_is_replaced_by_what_is_seen() -> None:
