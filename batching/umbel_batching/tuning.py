@@ -26,6 +26,8 @@ _AIM, _LIMIT = 1.0, 1.03
 _AS_GOOD: Final = 0.99
 #: How much faster another size must be to take the place of the one in force.
 _WORTH: Final = 1.02
+#: From this part of the largest size on, the largest is taken if it is as good.
+_ALMOST: Final = 0.9
 #: Sizes beyond this many times the largest one that was seen are not judged yet.
 _REACH: Final = 4
 #: Where the objective cannot be held, batches cost at most so much more than one of one job.
@@ -136,6 +138,8 @@ def _best(
         return int(np.flatnonzero(costs <= _LEAST_COST * costs.min())[-1]) + 1, "unattainable"
     good = held & (rates >= _AS_GOOD * rates[held].max())
     size, last = int(np.flatnonzero(good)[0]) + 1, len(costs)
+    if size > _ALMOST * last and good[-1]:
+        size = last
     if rates[size - 1] >= _AS_GOOD * rates.max() and size < last:
         return size, "efficient"
     if size == last:

@@ -128,6 +128,7 @@ class Lab:
         worker: str = "w1",
         lease_ms: int = LEASE_MS,
         device: str = "cpu",
+        size: int = 0,
     ) -> Claimed:
         call = self.calls.claim(
             self.slot,
@@ -136,6 +137,7 @@ class Lab:
             worker=worker,
             lease_ms=lease_ms,
             device=device,
+            size=size,
         )
         return self.runner.run(call)
 

@@ -16,9 +16,11 @@ from umbel_batching.policy import BatchPolicy
         {},
         {"max_batch_size": 1, "max_wait_ms": 0, "max_queue": 1, "max_queue_bytes": 1},
         {"max_batch_size": 4096, "max_wait_ms": 3_600_000},
+        {"mode": "adaptive", "latency_objective_ms": 50, "max_batch_size": 1},
+        {"mode": "static", "latency_objective_ms": 50},
     ],
 )
-def test_sensible_policies_are_taken(given: dict[str, int]) -> None:
+def test_sensible_policies_are_taken(given: dict[str, Any]) -> None:
     policy = BatchPolicy(**given)
     assert given.items() <= policy.model_dump().items()
 
@@ -35,6 +37,10 @@ def test_sensible_policies_are_taken(given: dict[str, int]) -> None:
         {"max_batch_size": "many"},
         {"max_batch_size": 1.5},
         {"max_delay_ms": 5},
+        {"mode": "adaptive"},
+        {"mode": "adaptive", "latency_objective_ms": 0},
+        {"mode": "adaptive", "latency_objective_ms": -1},
+        {"mode": "clever"},
     ],
 )
 def test_other_policies_are_refused(given: dict[str, Any]) -> None:
@@ -45,3 +51,14 @@ def test_other_policies_are_refused(given: dict[str, Any]) -> None:
 def test_a_policy_does_not_change() -> None:
     with pytest.raises(ValidationError):
         BatchPolicy().max_batch_size = 8  # type: ignore[misc]
+
+
+def test_an_adaptive_policy_without_an_aim_says_what_it_lacks() -> None:
+    with pytest.raises(ValidationError, match="needs latency_objective_ms"):
+        BatchPolicy(mode="adaptive")
+
+
+def test_scripts_read_the_objective_of_an_adaptive_policy_alone() -> None:
+    assert BatchPolicy(mode="adaptive", latency_objective_ms=50).text.endswith(" 50")
+    assert BatchPolicy(latency_objective_ms=50).text.endswith(" 0")
+    assert len(BatchPolicy().text.split()) == 9

@@ -198,7 +198,7 @@ def test_a_model_whose_shape_changes_is_followed_too() -> None:
         line[0] = Line(12.0, 0.03)
         return jobs_per_ms(cost, machine.run(20)) / best(cost)
 
-    assert median_of_three(reached) >= 0.9
+    assert median_of_three(reached) >= 0.85
 
 
 def test_a_new_policy_holds_at_once() -> None:
