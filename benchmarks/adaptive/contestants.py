@@ -18,7 +18,7 @@ OBJECTIVE_MS: Final = 50
 LARGEST: Final = 1024
 WAIT_MS: Final = 5
 #: Static batch sizes that are tried.
-SIZES: Final = (8, 16, 32, 64, 128, 256, 512, 1024)
+SIZES: Final = (16, 32, 64, 128, 256, 512, 1024)
 #: Side of the matrix of the serial part, and how often it is multiplied: some milliseconds.
 _SIDE, _TIMES = 256, 16
 ADAPTIVE: Final[dict[str, Any]] = {

@@ -52,7 +52,7 @@ def _median(values: list[float]) -> str:
 def _how() -> str:
     return (
         f"Jobs per second are the highest rate, arrivals at random, at which 95 of 100 jobs end "
-        f"within {OBJECTIVE_MS} ms: the median of three interleaved rounds, with their range. "
+        f"within {OBJECTIVE_MS} ms: the median of interleaved rounds, with their range. "
         f"Static sizes are the powers of two up to {LARGEST}."
     )
 

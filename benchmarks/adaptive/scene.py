@@ -17,7 +17,6 @@ from umbel_batching.calls import Calls
 from umbel_batching.census import LaneStatus, lane_status
 from umbel_batching.keys import lane_keys
 from umbel_batching.lanes import Lane, new_uid
-from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import NO_REPLY, parse, tail
 from umbel_batching.scripts import Runner
 from umbel_batching.tuning import Tuned
@@ -27,8 +26,8 @@ from umbel_registry.policy_keeper import PolicyKeeper
 
 #: Seconds between two submits of a load, jobs of one submit at most, jobs that are looked at.
 _TICK_S, _MOST_AT_ONCE, _LOOKED_AT = 0.002, 500, 3000
-#: Seconds that a worker may take to hear of another policy.
-_HEARD_S = 2.5
+#: Seconds that a worker may take to hear that a lane is adaptive; of a static one scripts know.
+_HEARD_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Scene:
         """Puts a policy in force."""
         self._control.set_policy(self.name, self.lane.version, values)
         self._keeper.apply(self.name)
-        time.sleep(_HEARD_S)
+        time.sleep(_HEARD_S if values["mode"] == "adaptive" else 0.0)
 
     def submit(self, count: int) -> list[str]:
         """Submits jobs at once."""
@@ -97,7 +96,7 @@ class Scene:
         self.submit(reserve)
         begin, done = time.monotonic(), self._succeeded()
         while time.monotonic() < begin + seconds:
-            depth = int(self._client.zcard(self._keys.waiting))  # type: ignore[arg-type]
+            depth = int(self._client.zcard(self._keys.waiting))
             if depth < reserve:
                 self.submit(min(reserve, _MOST_AT_ONCE))
             else:
@@ -109,10 +108,8 @@ class Scene:
     def load(self, per_s: float, seconds: float) -> Step:
         """Submits at random moments, ``per_s`` jobs in each second on average."""
         begin, sent, uids = time.monotonic(), 0, list[str]()
-        behind = 0.0
         while (now := time.monotonic()) < begin + seconds:
             due = int(self._random.poisson(max(0.0, (now - begin) * per_s - sent)))
-            behind = max(behind, now - begin - sent / per_s)
             if due:
                 uids += self.submit(min(due, _MOST_AT_ONCE))
                 sent += min(due, _MOST_AT_ONCE)
@@ -128,7 +125,7 @@ class Scene:
         until(lambda: not self._client.exists(*keys), f"{self.name} is drained", 60)
 
     def _succeeded(self) -> int:
-        return int(self._client.hget(self._keys.lane, "succeeded") or 0)  # type: ignore[arg-type]
+        return int(self._client.hget(self._keys.lane, "succeeded") or 0)
 
     def _p95(self, uids: list[str]) -> float:
         """Of jobs drawn from all of them; their batch knows when they ended."""
@@ -142,8 +139,3 @@ class Scene:
         settled = dict(zip(batches, pipe.execute(), strict=True))
         times = [int(settled[record.batch]) - record.created_ms for record in records]
         return float(np.quantile(times, 0.95))
-
-
-def policy(values: Mapping[str, Any]) -> BatchPolicy:
-    """The policy of these values."""
-    return BatchPolicy.model_validate(values)

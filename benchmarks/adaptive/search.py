@@ -18,7 +18,7 @@ _SATURATED_S: Final = 0.8
 #: How close the rate is found, and between which parts of the saturated rate it is looked for.
 _TRIES, _LOW, _HIGH = 5, 0.45, 1.05
 #: Static sizes that are looked at closely, and rounds of the last comparison.
-_CLOSE, _ROUNDS = 3, 3
+_CLOSE, _ROUNDS = 3, 2
 #: A batch beside which another one waits must take less than this part of the objective.
 _HALF: Final = 0.55
 
@@ -48,7 +48,8 @@ class Duel:
     @property
     def part(self) -> float:
         """What adaptive reaches of the best static setting, by the medians."""
-        return statistics.median(self.adaptive) / statistics.median(self.static)
+        best = statistics.median(self.static)
+        return statistics.median(self.adaptive) / best if best else 0.0
 
 
 def duel(scene: Scene, say: Say) -> Duel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -122,8 +123,6 @@ def _flood(scene: Scene) -> Iterator[None]:
 @contextmanager
 def _burning() -> Iterator[None]:
     """Other programs use the processor while the block runs; they end with this process."""
-    import os  # noqa: PLC0415
-
     command = [sys.executable, "-c", _BURN, str(os.getpid())]
     processes = [subprocess.Popen(command) for _ in range(_BURNERS)]
     try:
