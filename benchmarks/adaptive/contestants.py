@@ -73,7 +73,7 @@ class Serial(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Runs a batch ``[n, 10]`` to ``[n, 1]``."""
-        state = self.state
+        state: torch.Tensor = self.state
         for _ in range(_TIMES):
             state = torch.tanh(state @ self.step)
         out: torch.Tensor = self.net(x)

@@ -117,15 +117,9 @@ def make_process(settings: Settings, stop: Flag) -> Process:
     )
     mirror = Mirror(runner, copies, board)
     device = kind_of(pick_device(settings.device))
-    tuners = Tuners(runner, calls, board, f"{device}/{threads_per_batch(settings)}")
-    beside: dict[str, Any] = {
-        "models": models,
-        "loads": loads,
-        "board": board,
-        "tallies": tallies,
-        "tuners": tuners,
-        "changed": changed,
-    }
+    tuners = Tuners(runner, calls, board, f"{device}/{torch.get_num_threads()}")
+    beside: dict[str, Any] = {"models": models, "loads": loads, "board": board}
+    beside |= {"tallies": tallies, "tuners": tuners, "changed": changed}
     steward = Steward(client, settings, process=name, **_place(settings), **beside)
     made = Drainer(
         runner=runner,
