@@ -82,7 +82,7 @@ def test_a_claim_at_the_chosen_size_is_full(adaptive: Lab) -> None:
 
 def test_a_lane_is_due_as_soon_as_it_has_a_chosen_batch(adaptive: Lab) -> None:
     adaptive.submit()
-    assert tune(adaptive, tuned(2)) is True
+    assert tune(adaptive, tuned(2, wait_ms=900_000)) is True
     assert adaptive.flush().sent == 0
     adaptive.submit()
     assert adaptive.next_look() is not None
