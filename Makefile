@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit lint fmt types contracts bench bench-quick minilm models faults deliveries rollout settings constraints wheel clean
+.PHONY: help install demo up test unit lint fmt types contracts bench bench-quick minilm models adaptive faults deliveries rollout settings constraints wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ minilm: install ## measure sentence embeddings: padding and speed, sorted and no
 
 models: install ## measure twenty models on a worker that may hold five, and its memory (3 minutes)
 	@$(BIN)/python benchmarks/many_models.py
+
+adaptive: install ## compare adaptive batching with the best static size, and turn the machine (5 minutes)
+	@PYTHONPATH=benchmarks $(BIN)/python -m adaptive
 
 settings: install ## write configs/umbel.yaml and the tables of settings anew
 	@$(BIN)/python scripts/render_settings.py

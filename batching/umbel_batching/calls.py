@@ -15,6 +15,7 @@ from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import Failure, State, has_callback
 from umbel_batching.retention import Retention
 from umbel_batching.scripts import Call, source
+from umbel_batching.tuning import Tuned
 from umbel_batching.values import (
     Accepted,
     Claimed,
@@ -33,6 +34,8 @@ T = TypeVar("T")
 #: The outcome of a job whose workers died on it ``max_attempts`` times.
 LOST = Failure("WorkerLost", "Every worker that ran this job died or fell silent while it did.")
 _LOST = msgspec.msgpack.encode(LOST)
+#: How long flushers go by what a worker chose for an adaptive lane, unless it says so again.
+CHOICE_HOLDS_MS = 10_000
 
 
 class Calls:
@@ -97,6 +100,7 @@ class Calls:
         stay_ms: int = 0,
         ahead: bool = False,
         was_idle: bool = False,
+        size: int = 0,
     ) -> Call[Claimed]:
         """Takes up to ``max_batch_size`` of the jobs that run next, under a lease.
 
@@ -116,9 +120,11 @@ class Calls:
             ahead: take a full batch or nothing, while the drain still runs another: until a
                 ``settle`` tells that it begins, it goes back without penalty if its worker dies.
             was_idle: whether the drain had nothing to do when the first of these jobs came.
+            size: most jobs to take, as the worker chose it; it holds within ``max_batch_size``, and
+                if the lane is adaptive. 0: none chosen.
         """
         args: list[Any] = [slot, batch, token, worker, lease_ms, device, self._kept, self._channels]
-        args += (ran, stay_ms, int(ahead), int(was_idle))
+        args += (ran, stay_ms, int(ahead), int(was_idle), size)
         return self._call("claim", slot, args, lambda reply: answers.claimed(batch, reply))
 
     def govern(self, slot: str, lane: str, policy: BatchPolicy) -> Call[bool]:
@@ -130,6 +136,18 @@ class Calls:
             policy: the policy.
         """
         return self._call("govern", slot, (slot, lane, policy.text), bool)
+
+    def tune(self, slot: str, lane: str, told: Tuned) -> Call[bool]:
+        """Notes what a worker has learned of an adaptive lane; false if the lane is none.
+
+        Args:
+            slot: the lane.
+            lane: its name.
+            told: by the worker.
+        """
+        story = msgspec.json.encode(told)
+        args = (lane, told.kind, told.size, told.wait_ms, CHOICE_HOLDS_MS, story)
+        return self._call("tune", slot, args, bool)
 
     def renew(self, slot: str, *, batch: str, token: str, lease_ms: int) -> Call[bool]:
         """Extends the lease of a running batch; false when it was lost."""

@@ -11,12 +11,16 @@ import redis
 
 from umbel_batching.deliveries import Callback, callback_of
 from umbel_batching.keys import lane_keys, shared_keys, workers_key
-from umbel_batching.lanes import split_name
+from umbel_batching.lanes import slot_of, split_name
+from umbel_batching.policy import Mode
 from umbel_batching.record import Event, Failure, Record, State
+from umbel_batching.tuning import Tuned
 
 #: Where the scores of waiting jobs of each class begin, high to low, as the scripts set them.
 BANDS = (-(10**13), 0, 10**13)
 _BANDS = (("-inf", "(0"), ("0", "(1e13"), ("1e13", "+inf"))
+#: Numbers of the field ``tuned``: until when it holds, size, wait.
+_CHOICE = 3
 _COUNTERS: tuple[str, ...] = ("submitted", "succeeded", "failed", "expired", "cancelled", "batches")
 _COUNTERS += ("leases_lost", "shared", "replayed")
 
@@ -34,6 +38,12 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
         shared: jobs that succeeded with the outcome of an identical one.
         replayed: dead letters put back into the lane.
         dead: dead letters of the lane.
+        mode: ``static``, or ``adaptive``: workers choose size and wait.
+        latency_objective_ms: for which they do; 0 for a static lane.
+        size_now: most jobs of a batch, as flushers count it now.
+        wait_now_ms: longest wait for neighbours now.
+        tuned: what was learned and chosen, by kind of device; may be hours old where no worker of
+            that kind is left.
     """
 
     lane: str
@@ -58,6 +68,11 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     max_batch_size: int
     max_wait_ms: int
+    mode: Mode = "static"
+    latency_objective_ms: int = 0
+    size_now: int = 0
+    wait_now_ms: int = 0
+    tuned: list[Tuned] = []
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +147,21 @@ def lane_statuses(client: redis.Redis, namespace: str) -> list[LaneStatus]:
     return [_lane_status(client, namespace, slot, name, now_ms) for slot, name in names]
 
 
+def lane_status(client: redis.Redis, namespace: str, lane: str) -> LaneStatus | None:
+    """The status of one lane; ``None`` before its first job.
+
+    Args:
+        client: any client of the same Redis.
+        namespace: prefix of every key.
+        lane: its name.
+    """
+    slot = slot_of(lane)
+    if not client.hexists(shared_keys(namespace).lanes, slot):
+        return None
+    seconds, micros = client.time()
+    return _lane_status(client, namespace, slot, lane, seconds * 1000 + micros // 1000)
+
+
 def _lane_status(
     client: redis.Redis, namespace: str, slot: str, name: str, now_ms: int
 ) -> LaneStatus:
@@ -141,9 +171,10 @@ def _lane_status(
     pipe.zcard(keys.waiting)
     pipe.zcard(keys.leases)
     pipe.zcard(keys.dead)
+    pipe.hvals(keys.costs)
     for start, end in _BANDS:
         pipe.zrangebyscore(keys.waiting, start, end, start=0, num=1, withscores=True)
-    fields, waiting, running, dead, *first = pipe.execute()
+    fields, waiting, running, dead, costs, *first = pipe.execute()
     values = {key.decode(): value.decode() for key, value in fields.items()}
     queue = values.get("queue", "")
     model, version = split_name(name)
@@ -159,10 +190,42 @@ def _lane_status(
         rate=float(values.get("rate", 0)),
         slots=worker_slots(client, namespace, queue, now_ms),
         dead=dead,
-        max_batch_size=int(values.get("max_batch_size", 0)),
-        max_wait_ms=int(values.get("max_wait_ms", 0)),
-        **{counter: int(values.get(counter, 0)) for counter in _COUNTERS},
+        **_batching(values, costs, now_ms),
+        **_counters(values),
     )
+
+
+def _counters(values: Mapping[str, str]) -> dict[str, Any]:
+    return {counter: int(values.get(counter, 0)) for counter in _COUNTERS}
+
+
+def _batching(values: Mapping[str, str], costs: list[bytes], now_ms: int) -> dict[str, Any]:
+    """The bounds of size and wait, and what is in force within them."""
+    size, wait = int(values.get("max_batch_size", 0)), int(values.get("max_wait_ms", 0))
+    objective = int(values.get("latency_objective_ms", 0))
+    told = {"max_batch_size": size, "max_wait_ms": wait, "latency_objective_ms": objective}
+    chosen = [int(part) for part in values.get("tuned", "").split()]
+    if len(chosen) == _CHOICE and chosen[0] >= now_ms:  # as `in_force` of the scripts has it
+        size, wait = max(1, min(size, chosen[1])), min(wait, chosen[2])
+    return {
+        **told,
+        "mode": "adaptive" if objective else "static",
+        "size_now": size,
+        "wait_now_ms": wait,
+        "tuned": [each for each in map(tuned_of, costs) if each] if objective else [],
+    }
+
+
+def tuned_of(raw: bytes) -> Tuned | None:
+    """What a worker told of an adaptive lane; ``None`` if that cannot be read.
+
+    Args:
+        raw: one value of the hash ``costs``.
+    """
+    try:
+        return msgspec.json.decode(raw.split(b" ", 3)[-1], type=Tuned)
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # of another release
+        return None
 
 
 def _oldest_ms(firsts: list[list[tuple[bytes, float]]], now_ms: int) -> int:

@@ -36,6 +36,8 @@ key                           type     members                                  
 ``N:{S}:same:<sha-1>``        string   who computes this input, or its outcome     TTL
 ``N:{S}:cached``              zset     ``sha-1|bytes`` of outcomes -> ms           TTL
 ``N:{S}:delivery:<uid>``      string   how the callback of a job fares             TTL
+``N:{S}:costs``               hash     kind of device -> what its batches take,    1 d
+                                       size and wait chosen, until when they hold
 ``N:receivers``               zset     queue of the outbox -> next ms it is due    while any wait
 ``N:senders``                 zset     token of a sender -> ms it counts as gone   while sending
 ``N:outbox:<queue>``          zset     entry or ``=parcel`` -> ms it is due        while any wait
@@ -86,6 +88,7 @@ class LaneKeys:
     same: str
     cached: str
     delivery: str
+    costs: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ def lane_keys(namespace: str, slot: str) -> LaneKeys:
         same=f"{base}:same:",
         cached=f"{base}:cached",
         delivery=f"{base}:delivery:",
+        costs=f"{base}:costs",
     )
 
 

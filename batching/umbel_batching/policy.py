@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -13,13 +13,12 @@ from pydantic import (
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 
+Mode = Literal["static", "adaptive"]
 #: Attributes that policies which are stored already do not have.
-_LATER = (
-    "look_ahead",
-    "max_batch_cost",
-)
+_LATER = ("look_ahead", "max_batch_cost", "mode", "latency_objective_ms")
 
 
 class BatchPolicy(BaseModel):
@@ -41,6 +40,10 @@ class BatchPolicy(BaseModel):
             1: strictly first come, first served.
         max_batch_cost: most that a batch may cost, the number of its jobs times the longest of
             their lengths; a job that is above it runs alone. 0: no limit.
+        mode: ``static``: batches of up to ``max_batch_size``; ``adaptive``: workers choose size and
+            wait, both within the bounds above, from what batches are seen to take.
+        latency_objective_ms: milliseconds from arrival to outcome within which 95 of 100 jobs of a
+            lane that is not overloaded shall end; for ``adaptive`` only, 0: none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,11 +58,31 @@ class BatchPolicy(BaseModel):
     cache_bytes: int = Field(64 * 2**20, ge=1)
     look_ahead: int = Field(8, ge=1, le=64)
     max_batch_cost: int = Field(0, ge=0, le=2**40)
+    mode: Mode = "static"
+    latency_objective_ms: int = Field(0, ge=0, le=3_600_000)
+
+    @model_validator(mode="after")
+    def _adaptive_has_an_aim(self) -> Self:
+        if self.mode == "adaptive" and not self.latency_objective_ms:
+            raise ValueError(
+                "mode adaptive needs latency_objective_ms, the milliseconds from arrival to "
+                "outcome within which 95 of 100 jobs shall end; for example 50"
+            )
+        return self
+
+    @property
+    def objective_ms(self) -> int:
+        """The latency objective in force in milliseconds; 0 for mode ``static``."""
+        return self.latency_objective_ms if self.mode == "adaptive" else 0
 
     @cached_property
     def text(self) -> str:
-        """As the scripts read it: the values in the order of the attributes, as whole numbers."""
-        return " ".join(str(int(value)) for value in self.model_dump().values())
+        """As the scripts read it: whole numbers in the order of the attributes.
+
+        Mode and objective are one of them: 0 stands for ``static``.
+        """
+        values = self.model_dump(exclude={"mode", "latency_objective_ms"}).values()
+        return " ".join(str(int(value)) for value in (*values, self.objective_ms))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, whose copies would keep the ``text`` of the original."""

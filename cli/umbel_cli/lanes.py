@@ -8,6 +8,7 @@ from umbel_batching.census import LaneStatus, lane_statuses
 from umbel_cli.options import Json, command
 from umbel_cli.render import errors, lanes_table, output, print_json
 from umbel_cli.store import client_of
+from umbel_cli.tuning_tables import tuning_table
 from umbel_config.settings import Settings
 
 
@@ -17,13 +18,19 @@ def add_to(app: typer.Typer) -> None:
 
 
 def lanes(settings: Settings, *, as_json: Json = False) -> None:
-    """Show every lane: jobs waiting and running, totals, and the workers that serve it."""
+    """Show every lane: jobs waiting and running, totals, and the workers that serve it.
+
+    Of adaptive lanes also what batch size and wait workers chose, and what that rests on.
+    """
     with client_of(settings) as client:
         found = lane_statuses(client, settings.namespace)
     if as_json:
         print_json(found)
     elif found:
         output().print(lanes_table(found))
+        if any(lane.mode == "adaptive" for lane in found):
+            output().print()
+            output().print(tuning_table(found))
     else:
         output().print("No lane yet: the first job of a model version opens one.")
     for lane in found:

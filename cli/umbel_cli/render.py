@@ -17,6 +17,7 @@ from rich.text import Text
 from umbel_batching.census import JobInfo, LaneStatus
 from umbel_batching.deliveries import Attempt, Callback
 from umbel_batching.record import Event, Priority
+from umbel_cli.tuning_tables import mode_text
 from umbel_registry import Manifest, Signature, TensorSpec
 
 #: Columns where standard output is no terminal.
@@ -191,7 +192,8 @@ def manifest_table(manifest: Manifest) -> Table:
     table.add_row(
         "batching",
         f"up to {policy.max_batch_size} jobs{cost}, waiting at most {policy.max_wait_ms} ms; "
-        f"at most {policy.max_queue:,} jobs or {size_text(policy.max_queue_bytes)} in the lane",
+        f"at most {policy.max_queue:,} jobs or {size_text(policy.max_queue_bytes)} in the lane; "
+        f"{mode_text(policy)}",
     )
     for path, file in manifest.files.items():
         table.add_row("file", Text(f"{path}  {size_text(file.bytes)}  sha256 {file.sha256}"))

@@ -72,13 +72,16 @@ def route_text(route: Route) -> str:
     return pairs_text(route.weights)
 
 
-def pairs_text(values: Mapping[str, float]) -> str:
-    """Names and numbers in one line.
+def pairs_text(values: Mapping[str, float | str]) -> str:
+    """Names and values in one line.
 
     Args:
-        values: numbers by name.
+        values: numbers and words by name.
     """
-    return " ".join(f"{name}={_number(value)}" for name, value in values.items())
+    return " ".join(
+        f"{name}={value if isinstance(value, str) else _number(value)}"
+        for name, value in values.items()
+    )
 
 
 def _number(value: float) -> str:

@@ -344,7 +344,7 @@ def with_policy(standing: Standing, version: str, changes: Mapping[str, Any] | N
             f"It has {names}."
         ) from None
     differing = {
-        field: int(value)
+        field: value if isinstance(value, str) else int(value)
         for field, value in whole.model_dump().items()
         if value != getattr(own, field)
     }

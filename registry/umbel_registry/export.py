@@ -44,7 +44,7 @@ def export_model(
     name: str,
     version: str | None = None,
     format: ExportFormat = "torch_export",  # noqa: A002  (the key of model.yaml)
-    batching: BatchPolicy | Mapping[str, int] | None = None,
+    batching: BatchPolicy | Mapping[str, int | str] | None = None,
     queue: str = "umbel",
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,

@@ -116,7 +116,7 @@ class Traffic(_Value):
     earlier: tuple[Route, ...] = ()
     routes: int = Field(0, ge=0)
     retired: dict[str, Retirement] = {}
-    policies: dict[str, dict[str, int]] = {}
+    policies: dict[str, dict[str, int | str]] = {}
     wanted: dict[str, int] = {}
     canary: Canary | None = None
 

@@ -22,6 +22,7 @@ from umbel_worker.models import ModelCache
 from umbel_worker.observer import Observer
 from umbel_worker.rounds import Rounds, Tally
 from umbel_worker.shutdown import Flag
+from umbel_worker.tuners import Tuners
 
 log = logging.getLogger("umbel.worker")
 
@@ -44,6 +45,7 @@ class Drainer:
         idle: where a drain whose lane is empty stays for the next job.
         device: the kind of device it runs on, for which a ceiling is remembered.
         stopping: set when the worker shuts down; a drain then ends with its batch.
+        tuners: choose the batch sizes of adaptive lanes; without them no lane is.
     """
 
     runner: Runner
@@ -59,6 +61,7 @@ class Drainer:
     idle: Idle
     device: str = "cpu"
     stopping: Flag = field(default_factory=threading.Event)
+    tuners: Tuners | None = None
 
     def drain(self, lane: str, token: str) -> Tally:
         """Runs batches of ``lane`` until it is empty, or the budget is spent.

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any, Final
 
 from umbel_batching.lanes import split_name
+from umbel_batching.lines import Point
 from umbel_config.errors import ModelNotFound, ModelUnavailable, StoreUnavailable, VersionNotFound
 from umbel_config.settings import Settings
 from umbel_registry import ArtifactStore, Catalog, LoadedModel, Manifest
@@ -130,6 +131,16 @@ class ModelCache:
             self._held.remove(place)
         self._drop([place])
         return True
+
+    def timings(self, name: str) -> tuple[Point, ...]:
+        """What batches of a model took when it was warmed up; empty if it is not loaded.
+
+        Args:
+            name: ``model@version``.
+        """
+        with self._changed:
+            place = self._held.get(name)
+            return place.warm.timings if place is not None and place.warm is not None else ()
 
     def holdings(self) -> list[Holding]:
         """All that is loaded or being loaded, and what failed in the last ten minutes; by name."""

@@ -37,11 +37,12 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A batch that is computed and not settled yet."""
+    """A batch that is computed and not settled yet; ``began`` by ``time.perf_counter``."""
 
     claimed: Claimed
     computed: Computed
     outcome: Settlement
+    began: float
 
 
 class Rounds:
@@ -117,10 +118,11 @@ class Rounds:
             if before is not None:  # its settling may have to be sent again, behind this batch
                 held.enter_context(self._hold(before.claimed.batch, unsure=True))
             underway = held.enter_context(Underway(self._by.runner, calls))
+            over = time.perf_counter()  # the slot is this batch's from here on
             ready = self._process(claimed)
             replies = underway.replies()
         if before is not None:
-            self._note(replies[0], before)
+            self._note(replies[0], before, over)
         return ready, replies[-1] if following and replies[-1].uids else None
 
     def _hold(self, batch: str, *, unsure: bool = False) -> AbstractContextManager[None]:
@@ -166,7 +168,15 @@ class Rounds:
             stay_ms=self._by.idle.stay_ms if stays else 0,
             ahead=ahead,
             was_idle=was_idle,
+            size=self._size(),
         )
+
+    def _size(self) -> int:
+        """The size chosen for an adaptive lane; 0: none."""
+        tuners, model = self._by.tuners, self._model
+        if tuners is None or isinstance(model, Failure):
+            return 0
+        return tuners.limit(self._lane, model, self._by.models.timings(self._order.name))
 
     def _claim_now(self, *, was_idle: bool, stays: bool = True) -> Claimed:
         return self._by.runner.run(self._claim(new_uid(), was_idle=was_idle, stays=stays))
@@ -192,7 +202,7 @@ class Rounds:
         log.debug(
             "batch %s: %d jobs by %s in %.1f ms", claimed.batch, count, claimed.reason, micros / 1e3
         )
-        return _Ready(claimed, computed, outcome)
+        return _Ready(claimed, computed, outcome, started)
 
     def _computed(self, claimed: Claimed) -> Computed:
         if isinstance(self._model, Failure):
@@ -209,9 +219,13 @@ class Rounds:
             self._note(replies[0], ready)
         return replies[-1]  # type: ignore[no-any-return]
 
-    def _note(self, written: bool, ready: _Ready) -> None:  # noqa: FBT001
+    def _note(self, written: bool, ready: _Ready, over: float | None = None) -> None:  # noqa: FBT001
+        """Takes note of what became of a batch that held the slot until ``over``, or until now."""
         claimed = ready.claimed
         if written:
+            if self._by.tuners is not None and not isinstance(self._model, Failure):
+                took_s = (over or time.perf_counter()) - ready.began
+                self._by.tuners.note(self._lane, ready.outcome, took_s)
             ran, computed = self._order.ran, ready.computed
             self._by.observer.settled(self._lane, ran, claimed, computed, ready.outcome)
             return

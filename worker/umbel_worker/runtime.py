@@ -29,6 +29,7 @@ from umbel_worker.observer import Observer
 from umbel_worker.pauses import spare_what_stays
 from umbel_worker.shutdown import Flag, stopping
 from umbel_worker.steward import Steward
+from umbel_worker.tuners import Tuners
 from umbel_worker.warmup import kind_of, pick_device
 
 _making = threading.Lock()
@@ -116,13 +117,10 @@ def make_process(settings: Settings, stop: Flag) -> Process:
         loads=loads,
     )
     mirror = Mirror(runner, copies, board)
-    beside: dict[str, Any] = {
-        "models": models,
-        "loads": loads,
-        "board": board,
-        "tallies": tallies,
-        "changed": changed,
-    }
+    device = kind_of(pick_device(settings.device))
+    tuners = Tuners(runner, calls, board, f"{device}/{torch.get_num_threads()}")
+    beside: dict[str, Any] = {"models": models, "loads": loads, "board": board}
+    beside |= {"tallies": tallies, "tuners": tuners, "changed": changed}
     steward = Steward(client, settings, process=name, **_place(settings), **beside)
     made = Drainer(
         runner=runner,
@@ -136,8 +134,9 @@ def make_process(settings: Settings, stop: Flag) -> Process:
         lease_ms=settings.lease_ms,
         budget_s=settings.drain_budget_ms / 1000,
         idle=_idle(settings),
-        device=kind_of(pick_device(settings.device)),
+        device=device,
         stopping=stop,
+        tuners=tuners,
     )
     return Process(made, steward, mirror, leases)
 

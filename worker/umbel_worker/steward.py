@@ -22,6 +22,7 @@ from umbel_registry.loads import Loads
 from umbel_worker.board import Board
 from umbel_worker.holdings import Holding
 from umbel_worker.models import ModelCache
+from umbel_worker.tuners import Tuners
 
 log = logging.getLogger("umbel.worker")
 
@@ -47,6 +48,7 @@ class Steward:
         loads: its notes of loads.
         board: what it knows of routes.
         tallies: the figures that its drains gather.
+        tuners: choose the batch sizes of its adaptive lanes.
         changed: set when something is loaded, fails or goes.
     """
 
@@ -63,11 +65,12 @@ class Steward:
         board: Board,
         tallies: Tallies,
         changed: threading.Event,
+        tuners: Tuners | None = None,
     ) -> None:
         self._client, self._settings = client, settings
         self._worker, self._process, self._slots = worker, process, slots
         self._models, self._board, self._tallies = models, board, tallies
-        self._loads, self._changed = loads, changed
+        self._loads, self._changed, self._tuners = loads, changed, tuners
         self._fleet = Fleet(client, settings.namespace)
         self._figures = FiguresStore(client, settings.namespace)
         self._control = TrafficControl(client, settings.namespace, who="worker")
@@ -98,6 +101,8 @@ class Steward:
         """Does once what it is there for; what Redis refuses is done at a later beat."""
         self._try(self._write_figures)
         self._try(self._board.refresh)
+        if self._tuners is not None:
+            self._try(self._tuners.tell)
         self._try(self._tell)
         self._try(self._load_and_unload)
 

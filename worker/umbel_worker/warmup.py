@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from umbel_batching.lines import Point
 from umbel_config.errors import ModelError
 from umbel_config.settings import Settings
 from umbel_registry import (
@@ -33,11 +34,13 @@ class Warm:
         model: loaded, and run once with made-up rows.
         load_s: seconds to fetch, check and load its files.
         warm_s: seconds of those runs.
+        timings: what a batch took, by its size.
     """
 
     model: LoadedModel
     load_s: float
     warm_s: float
+    timings: tuple[Point, ...] = ()
 
 
 def load_warm(manifest: Manifest, store: ArtifactStore, settings: Settings) -> Warm:
@@ -57,8 +60,9 @@ def load_warm(manifest: Manifest, store: ArtifactStore, settings: Settings) -> W
         folder = store.fetch(manifest, settings.state_dir / "model-cache")
         model = load_model(folder, manifest, pick_device(settings.device), settings.allowed_modules)
         loaded = time.monotonic()
-        warm_up(model, manifest.policy.max_batch_size)
-    return Warm(model, loaded - began, time.monotonic() - loaded)
+        again = manifest.policy.mode == "adaptive"
+        timings = warm_up(model, manifest.policy.max_batch_size, again=again)
+    return Warm(model, loaded - began, time.monotonic() - loaded, tuple(timings))
 
 
 def pick_device(wanted: str) -> str:
@@ -79,27 +83,46 @@ def kind_of(device: str) -> str:
     return "cuda:" + "-".join(torch.cuda.get_device_name(device).split())
 
 
-def warm_up(model: LoadedModel, max_batch_size: int) -> None:
-    """Runs one row and one full batch, so that no job pays for compilation or allocation."""
+def warm_up(model: LoadedModel, max_batch_size: int, *, again: bool = False) -> list[Point]:
+    """Runs one row and one full batch, so that no job pays for compilation or allocation.
+
+    Args:
+        model: as loaded.
+        max_batch_size: jobs of a full batch.
+        again: whether each is run twice, for the sake of what the second one takes.
+
+    Returns:
+        What they took, the last time.
+    """
+    timings: list[Point] = []
     for size in sorted({1, max_batch_size}):
         rows = _rows(model, size)
         try:
-            if isinstance(model, ArrayModel):
-                batch = collate(model.signature, rows)
-                model.forward({name: torch.from_numpy(array) for name, array in batch.items()})
-            else:
-                model.run(rows)
+            for _ in range(1 + again):
+                began = time.perf_counter()
+                _run(model, rows)
+                took_ms = (time.perf_counter() - began) * 1000
         except ModelError as error:
             if not isinstance(error, WrongRowCount):
                 raise
             log.warning("warm-up with %d rows failed: %s", size, error)
-            return
+            break
         except Exception as error:  # noqa: BLE001  (made-up rows may not suit a model that serves)
             log.warning("warm-up with %d rows failed: %s", size, type(error).__name__)
             let_go(error)
             if ran_out(error):
                 empty_cache()
-            return
+            break
+        timings.append(Point(size, took_ms, 1.0))
+    return timings
+
+
+def _run(model: LoadedModel, rows: list[object]) -> None:
+    if isinstance(model, ArrayModel):
+        batch = collate(model.signature, rows)
+        model.forward({name: torch.from_numpy(array) for name, array in batch.items()})
+    else:
+        model.run(rows)
 
 
 def _rows(model: LoadedModel, size: int) -> list[object]:

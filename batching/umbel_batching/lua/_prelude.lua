@@ -33,9 +33,16 @@ end
 
 -- What BatchPolicy.text writes, in its order: fields of a lane.
 local POLICY = {'max_batch_size', 'max_wait_ms', 'max_queue', 'max_queue_bytes', 'single_flight',
-  'cache_ttl_s', 'cache_entries', 'cache_bytes',
-  'look_ahead',
-  'max_batch_cost'}
+  'cache_ttl_s', 'cache_entries', 'cache_bytes', 'look_ahead', 'max_batch_cost',
+  'latency_objective_ms'}
+
+-- Batch size and longest wait that hold for a lane: its policy, and within it what the workers of
+-- an adaptive lane chose, as long as they say so; `tuned` is what `tune` wrote.
+local function in_force(size, wait, tuned, now)
+  local till, size_now, wait_now = string.match(tuned or '', '^(%d+) (%d+) (%d+)$')
+  if not till or tonumber(till) < now then return size, wait end
+  return math.max(1, math.min(size, tonumber(size_now))), math.min(wait, tonumber(wait_now))
+end
 
 -- Reads what Retention.text writes.
 local function retention(text)

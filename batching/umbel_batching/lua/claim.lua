@@ -3,7 +3,8 @@
 -- ARGV: slot, batch id, drain token, worker, lease in ms, device, retention, prefix of reply
 --       channels, version that runs the batch where that is not the lane's own, else '', ms that the
 --       drain stays where it finds nothing, 1 to take a full batch or nothing, and that ahead of
---       its turn, 1 where the drain was idle
+--       its turn, 1 where the drain was idle, size that the worker chose, for an adaptive
+--       lane (0: none)
 -- Returns {reason, arrival of the oldest, now, jobs left, uids, records, ceiling, 1 if the drain
 -- stays}; reason is '' when nothing was taken. When nothing is left either, the drain has ended,
 -- unless it stays or asked for a full batch. Asked again with the same batch id it returns the same
@@ -38,7 +39,7 @@ if redis.call('ZREM', sent, token) == 1 then redis.call('HDEL', lane, 'unanswere
 local depth = redis.call('ZCARD', waiting)
 local policy = redis.call('HMGET', lane, 'max_batch_size', 'max_wait_ms', 'single_flight',
   'cache_ttl_s', 'ceiling:' .. ARGV[6], 'ceiling_at:' .. ARGV[6], 'look_ahead', 'max_batch_cost',
-  'queue')
+  'queue', 'tuned', 'latency_objective_ms')
 local queue = policy[9] or ''
 if was_idle then stays_no_more(queue, slot, token) end
 
@@ -64,13 +65,18 @@ local function stay_or_end()
   return 1
 end
 
+local most = tonumber(policy[1] or 1)
+local size, wait = in_force(most, tonumber(policy[2] or 0), policy[10], now)
+local chosen = tonumber(ARGV[13])
+-- A worker goes by what itself can do; others of the lane may run on another device.
+if chosen > 0 and tonumber(policy[11] or 0) > 0 then size = math.min(most, chosen) end
+
 -- What is claimed ahead waits: a batch for which another drain is on its way can begin sooner there.
-if ahead and depth < tonumber(policy[1] or 1) * (1 + redis.call('ZCARD', sent)) then
+if ahead and depth < size * (1 + redis.call('ZCARD', sent)) then
   return {'', '0', ms13(now), depth, {}, {}, 0, 0}
 end
 if depth == 0 then return {'', '0', ms13(now), 0, {}, {}, 0, stay_or_end()} end
 
-local size, wait = tonumber(policy[1]), tonumber(policy[2])
 local shares = policy[3] == '1' or tonumber(policy[4] or 0) > 0
 local limit, ceiling = size, tonumber(policy[5] or 0)
 if ceiling > 0 then

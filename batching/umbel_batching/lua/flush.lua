@@ -13,7 +13,8 @@ if #ARGV >= FIRST then redis.call('ZREM', sent, unpack(ARGV, FIRST)) end
 local unanswered = redis.call('ZREMRANGEBYSCORE', sent, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', drains, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', idle, '-inf', now)
-local known = redis.call('HMGET', lane, 'name', 'queue', 'max_batch_size', 'max_wait_ms', 'slots', 'unanswered')
+local known = redis.call('HMGET', lane, 'name', 'queue', 'max_batch_size', 'max_wait_ms', 'slots',
+  'unanswered', 'tuned')
 if not known[1] then
   redis.call('ZREM', wake, slot)
   return {0, 0, '', '', 0, {}}
@@ -26,7 +27,7 @@ end
 if known[5] ~= ARGV[2] then redis.call('HSET', lane, 'slots', ARGV[2]) end
 
 local depth = redis.call('ZCARD', waiting)
-local size, wait = tonumber(known[3]), tonumber(known[4])
+local size, wait = in_force(tonumber(known[3]), tonumber(known[4]), known[7], now)
 local pending, running = redis.call('ZCARD', sent), redis.call('ZCARD', drains)
 local oldest = depth > 0 and oldest_arrival(waiting) or now
 local deadline = score_of_first(deadlines)

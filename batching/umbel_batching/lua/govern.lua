@@ -13,5 +13,8 @@ for place, name in ipairs(POLICY) do
     changed = 1
   end
 end
-if changed == 1 then arm(slot, now_ms()) end
+if changed == 1 then
+  redis.call('HDEL', lane, 'tuned') -- it was chosen within other bounds
+  arm(slot, now_ms())
+end
 return changed

@@ -14,7 +14,8 @@ local MEMORY_LOOK_MS, MEMORY_LOOK_BYTES = 16, 2048
 local now = now_ms()
 
 local lane_has = redis.call('HMGET', lane, 'name', 'max_batch_size', 'max_wait_ms', 'max_queue',
-  'max_queue_bytes', 'bytes', 'slots', 'rate', 'cache_ttl_s', 'memory', 'look_ahead', 'max_batch_cost')
+  'max_queue_bytes', 'bytes', 'slots', 'rate', 'cache_ttl_s', 'memory', 'look_ahead', 'max_batch_cost',
+  'tuned')
 if lane_has[1] and lane_has[1] ~= ARGV[2] then return {-1, lane_has[1]} end
 local policy = not lane_has[1] and numbers(ARGV[4]) -- a lane keeps the one it began with
 local depth = redis.call('ZCARD', waiting)
@@ -104,7 +105,8 @@ for name, count in pairs(calls) do
     return {-3, waiting_calls, name, ms13(math.max(0, open - now))}
   end
 end
-local size, wait = tonumber(lane_has[2] or policy[1]), tonumber(lane_has[3] or policy[2])
+local size, wait = in_force(tonumber(lane_has[2] or policy[1]),
+  tonumber(lane_has[3] or policy[2]), lane_has[13], now)
 local caches = tonumber(lane_has[9] or policy and policy[6] or 0) > 0
 local keep = caches and retention(ARGV[5])
 

@@ -30,6 +30,7 @@ def add_to(app: typer.Typer) -> None:
     examples = (
         "umbel models policy digits",
         "umbel models policy digits max_wait_ms=2 max_batch_size=128",
+        "umbel models policy digits mode=adaptive latency_objective_ms=50",
         "umbel models policy digits 3 max_wait_ms=reset",
         "umbel models policy digits 3 --reset",
     )
@@ -150,8 +151,8 @@ def _table(standing: Standing, version: str) -> Table:
     return table
 
 
-def value_text(value: bool | int) -> str:  # noqa: FBT001  (a value to be shown, not a switch)
+def value_text(value: bool | int | str) -> str:  # noqa: FBT001  (to be shown, not a switch)
     """One value of a batching policy."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}"
+    return value if isinstance(value, str) else f"{value:,}"

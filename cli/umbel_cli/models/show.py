@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from umbel_batching.census import LaneStatus, lane_status
+from umbel_batching.lanes import Lane
 from umbel_cli.dead.tables import ago, one_line
 from umbel_cli.models.listing import facts
 from umbel_cli.models.policy import value_text
@@ -22,6 +24,7 @@ from umbel_cli.models.words import Model, length_text, percent_text
 from umbel_cli.options import Json, command
 from umbel_cli.render import grid, manifest_table, output, print_json
 from umbel_cli.store import opened
+from umbel_cli.tuning_tables import tuning_lines
 from umbel_config.settings import Settings
 from umbel_registry import TrafficControl
 from umbel_registry.audit import Change, canary_text
@@ -46,6 +49,7 @@ class _Known:
         change: the change that brought the route in force.
         padding: elements that filled up shorter inputs in its batches under that route, for each
             real one; ``None`` where its inputs have no lengths, or no batch ran.
+        lane: of the version; ``None`` before its first job.
     """
 
     standing: Standing
@@ -53,6 +57,7 @@ class _Known:
     failure: LoadFailure | None
     change: Change | None
     padding: float | None
+    lane: LaneStatus | None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -80,7 +85,7 @@ def show(
         known = _read(client, settings.namespace, model, version or LATEST)
     manifest = known.standing.manifests[known.life.version]
     if as_json:
-        told = {"life": facts(known.life), "padding": known.padding}
+        told = {"life": facts(known.life), "padding": known.padding, "lane": known.lane}
         told["traffic"] = _traffic_facts(known)
         print_json({**manifest.model_dump(mode="json"), **told})
         return
@@ -104,6 +109,7 @@ def _read(client: redis.Redis, namespace: str, model: str, word: str) -> _Known:
         failure=failures.get(version),
         change=route_change(control, model),
         padding=figures[version].padding,
+        lane=lane_status(client, namespace, Lane(model=model, version=version).name),
     )
 
 
@@ -135,6 +141,8 @@ def _life_rows(known: _Known) -> Iterator[tuple[str, Text]]:
     yield "batching", _policy_text(standing, life.version)
     if known.padding is not None:
         yield "padding", Text(f"{shares_text(known.padding)} on top of the inputs, on this route")
+    for line in tuning_lines(known.lane):
+        yield "tuned", Text(line)
     wanted = standing.traffic.wanted.get(life.version, 0) - standing.now_ms
     if wanted > 0:
         yield "wanted", Text(f"workers keep it loaded for another {length_text(wanted // 1000)}")

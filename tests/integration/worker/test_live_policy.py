@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from umbel import Client, LaneFull
+from umbel_batching.census import lane_status
 from umbel_batching.lanes import Lane, new_uid
 from umbel_config.settings import Settings
 from umbel_registry import TrafficControl
@@ -87,3 +88,33 @@ def test_returning_to_the_pushed_policy_brings_lanes_back_too(
     control.set_policy("affine", "1", None)
     keeper.apply("affine")
     assert store_redis.hget(lab.keys.lane, "max_queue") == b"100000"
+
+
+def test_a_lane_becomes_adaptive_while_a_worker_serves_it(
+    client: Client,
+    control: TrafficControl,
+    keeper: PolicyKeeper,
+    site: Settings,
+    store_redis: redis.Redis,
+    serve: Any,
+    rows: Any,
+    wait_until: Any,
+) -> None:
+    serving = serve(site)
+    control.set_policy("affine", "1", {"max_wait_ms": 0})
+    client.submit("affine", rows(1)[0]).result(timeout=20)
+    control.set_policy("affine", "1", {"mode": "adaptive", "latency_objective_ms": 50})
+    keeper.apply("affine")
+
+    def told() -> bool:
+        client.submit("affine", rows(1)[0]).result(timeout=20)
+        serving.process.steward.beat()
+        status = lane_status(store_redis, site.namespace, LANE.name)
+        return status is not None and bool(status.tuned)
+
+    wait_until(told, "the worker tells what it chose")
+    control.set_policy("affine", "1", {"mode": "static"})
+    keeper.apply("affine")
+    status: Any = lane_status(store_redis, site.namespace, LANE.name)
+    assert (status.mode, status.size_now, status.tuned) == ("static", 16, [])
+    assert client.submit("affine", rows(1)[0]).result(timeout=20)[0] == 201

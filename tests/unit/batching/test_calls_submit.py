@@ -58,6 +58,7 @@ def test_the_first_job_makes_the_lane(lab: Lab) -> None:
         "cache_bytes": str(64 * 2**20),
         "look_ahead": "8",
         "max_batch_cost": "0",
+        "latency_objective_ms": "0",
         "bytes": str(RECORD_BYTES),
         "submitted": "1",
     }

@@ -26,6 +26,7 @@ def test_list_and_show(run_here: Any, register: Any) -> None:
     assert told.pop("life")["share"] == 1
     assert told.pop("traffic")["versions"] == ["1"]
     assert told.pop("padding") is None
+    assert told.pop("lane") is None
     assert told == manifest.model_dump(mode="json")
 
 

@@ -15,7 +15,9 @@ from rich.table import Table
 from umbel import JobInfo
 from umbel_batching.census import LaneStatus
 from umbel_batching.deliveries import Attempt, Callback
+from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import Event
+from umbel_batching.tuning import Tuned
 from umbel_cli.render import (
     callback_text,
     job_line,
@@ -25,6 +27,7 @@ from umbel_cli.render import (
     size_text,
     value_text,
 )
+from umbel_cli.tuning_tables import mode_text, tuning_lines, tuning_table
 
 INFO = JobInfo(
     id="k3f9x2ab-0193",
@@ -215,3 +218,51 @@ def test_a_lane_without_workers_says_so() -> None:
 )
 def test_sizes(count: int, text: str) -> None:
     assert size_text(count) == text
+
+
+TUNED = Tuned(
+    kind="cpu/2",
+    objective_ms=50,
+    size=48,
+    wait_ms=3,
+    why="objective",
+    fixed_ms=5.25,
+    per_job_ms=0.125,
+    cost_ms=11.25,
+    latency_ms=52.5,
+    observed_ms=11.5,
+    error=0.021,
+)
+
+
+def adaptive(**changes: Any) -> LaneStatus:
+    given = {"mode": "adaptive", "latency_objective_ms": 50, "tuned": [TUNED], **changes}
+    return msgspec.structs.replace(LANE, **given)
+
+
+def test_what_workers_chose_is_shown_beside_what_came_of_it() -> None:
+    told = drawn(tuning_table([LANE, adaptive()]))
+    words = ("digits@3", "cpu/2", "50 ms", "48", "3 ms", "5.25 + 0.125·n", "11.2 ms", "11.5 ms")
+    for word in (*words, "2%", "52.5 ms", "a larger one would miss it"):
+        assert word in told
+    assert told.count("digits@3") == 1, "static lanes have no row"
+
+
+def test_an_adaptive_lane_without_batches_says_so() -> None:
+    assert "no batch yet" in drawn(tuning_table([adaptive(tuned=[])]))
+    assert [*tuning_lines(adaptive(tuned=[]))] == ["adaptive: no batch yet"]
+    unseen = msgspec.structs.replace(TUNED, observed_ms=None, error=None)
+    assert "none ran lately" in next(tuning_lines(adaptive(tuned=[unseen])))
+    assert "-" in drawn(tuning_table([adaptive(tuned=[unseen])]))
+
+
+def test_a_static_lane_has_nothing_to_tell_of_sizes() -> None:
+    assert [*tuning_lines(LANE), *tuning_lines(None)] == []
+    assert mode_text(BatchPolicy(latency_objective_ms=5)) == "static"
+
+
+def test_programs_read_what_was_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([adaptive()])
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["mode"], told["tuned"][0]["size"]) == ("adaptive", 48)
+    assert told["tuned"][0]["per_job_ms"] == 0.125

@@ -311,7 +311,20 @@ def test_policy_keeps_only_what_differs_from_the_versions_own() -> None:
     assert more.policy_of("4", own) is own
 
 
-@pytest.mark.parametrize("changes", [{"max_batch_size": 0}, {"max_wait": 1}, {"max_queue": "x"}])
+def test_a_version_becomes_adaptive_while_it_runs() -> None:
+    wanted = {"mode": "adaptive", "latency_objective_ms": "50"}
+    traffic = edits.with_policy(standing(), "3", wanted)
+    assert traffic.policies == {"3": {"mode": "adaptive", "latency_objective_ms": 50}}
+    again = Traffic.model_validate_json(traffic.to_json())
+    assert again.policy_of("3", MANIFESTS["3"].policy).objective_ms == 50
+    back = edits.with_policy(standing(again), "3", {"mode": "static"})
+    assert back.policy_of("3", MANIFESTS["3"].policy).objective_ms == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"max_batch_size": 0}, {"max_wait": 1}, {"max_queue": "x"}, {"mode": "adaptive"}, {"mode": 1}],
+)
 def test_policy_that_cannot_be_is_refused_with_what_there_is(changes: dict[str, Any]) -> None:
     with pytest.raises(PolicyInvalid, match=r"cannot be that: .*It has max_batch_size, "):
         edits.with_policy(standing(), "3", changes)

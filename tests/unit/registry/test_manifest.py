@@ -132,3 +132,11 @@ def test_a_batch_variance_is_stored_only_where_there_is_one(make_manifest: Make)
     wrong = admitted.to_json().replace(b"0.25", b"-1")
     with pytest.raises(ArtifactTampered, match="batch_variance"):
         Manifest.from_json(wrong, "here")
+
+
+def test_an_adaptive_policy_is_part_of_what_a_version_does(make_manifest: Make) -> None:
+    batching = {"mode": "adaptive", "latency_objective_ms": 50}
+    (_, adaptive), (_, static) = make_manifest(batching=batching), make_manifest()
+    assert adaptive.digest != static.digest
+    assert Manifest.from_json(adaptive.to_json(), "here").policy.objective_ms == 50
+    assert b"latency_objective_ms" not in static.to_json(), "older releases would refuse it"

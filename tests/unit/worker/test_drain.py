@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import fakeredis
@@ -13,9 +14,11 @@ import pytest
 
 from umbel_batching import replies, wire
 from umbel_batching.calls import Calls
+from umbel_batching.census import lane_statuses
 from umbel_batching.keys import lane_keys, reply_channel
 from umbel_batching.lanes import Lane, new_uid
 from umbel_batching.length import code_of
+from umbel_batching.lines import Point
 from umbel_batching.policy import BatchPolicy
 from umbel_batching.record import NO_REPLY, Failure, State, parse, tail
 from umbel_batching.scripts import Runner
@@ -32,6 +35,7 @@ from umbel_worker.leases import LeaseKeeper
 from umbel_worker.mirror import Mirror
 from umbel_worker.observer import Observer
 from umbel_worker.settlement import settlement
+from umbel_worker.tuners import Tuners
 
 LANE = Lane(model="digits", version="1", policy=BatchPolicy(max_batch_size=4, max_wait_ms=0))
 ONE, TWO = "1" * 16, "2" * 16
@@ -53,6 +57,9 @@ class Models:
             yield model
         finally:
             self.users -= 1
+
+    def timings(self, name: str) -> tuple[Point, ...]:
+        return ()
 
 
 class Bench:
@@ -153,6 +160,23 @@ def test_padding_of_a_handler_is_estimated_from_lengths(bench: Any, handler_mode
     made.drainer.drain(LANE.name, made.send())
     (figures,) = made.tallies.take().values()
     assert (figures.real_cells, figures.padded_cells, figures.padding) == (13, 7, 7 / 13)
+
+
+def test_an_adaptive_lane_is_claimed_and_learned_by_its_tuner(
+    bench: Any, double: ArrayModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = BatchPolicy(max_batch_size=4, max_wait_ms=0, mode="adaptive", latency_objective_ms=50)
+    double.manifest = double.manifest.model_copy(update={"policy": policy})
+    monkeypatch.setattr(f"{__name__}.LANE", replace(LANE, policy=policy))
+    made = bench(lambda: double)
+    tuners = Tuners(made.runner, made.calls, Board(made.store, "t"), "cpu/1")
+    uids = made.submit(10)
+    token = made.send()
+    assert replace(made.drainer, tuners=tuners).drain(LANE.name, token).batches > 3
+    assert made.states(uids) == [State.SUCCEEDED] * 10
+    tuners.tell()
+    (told,) = lane_statuses(made.store, "t")[0].tuned
+    assert (told.size, told.objective_ms) == (4, 50)
 
 
 def test_model_is_in_use_until_the_drain_ends(bench: Any, array_model: Any) -> None:

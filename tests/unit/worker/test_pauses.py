@@ -58,14 +58,16 @@ def test_a_model_is_loaded_and_warmed_in_short_turns(
 ) -> None:
     seen: list[float] = []
 
-    def note(*_: Any) -> Any:
+    def note(*_: Any, **__: Any) -> Any:
         seen.append(sys.getswitchinterval())
+        return ()
 
     class Store:
         fetch = note
 
     class Described:
         class policy:  # noqa: N801
+            mode = "static"
             max_batch_size = 4
 
     monkeypatch.setattr(warmup, "load_model", note)

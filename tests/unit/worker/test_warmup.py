@@ -25,6 +25,23 @@ def test_warm_up_runs_one_row_and_a_full_batch(
     assert sizes == [1, 8]
 
 
+def test_warming_up_tells_what_the_second_run_of_each_size_took(
+    handler_model: Callable[..., HandlerModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, runs = [0.0], list[int]()
+
+    def forward(rows: list[Any]) -> list[Any]:
+        now[0] += 0.5 if len(rows) not in runs else 0.002 * len(rows)
+        runs.append(len(rows))
+        return rows
+
+    monkeypatch.setattr("umbel_worker.warmup.time.perf_counter", lambda: now[0])
+    timings = warm_up(handler_model(forward), 8, again=True)
+    assert runs == [1, 1, 8, 8]
+    assert [(point.size, round(point.ms, 3)) for point in timings] == [(1, 2.0), (8, 16.0)]
+    assert len(warm_up(handler_model(lambda rows: rows[:4]), 8)) == 1, "what failed is left out"
+
+
 def test_model_that_dislikes_made_up_rows_still_serves(
     handler_model: Callable[..., HandlerModel], caplog: pytest.LogCaptureFixture
 ) -> None:
