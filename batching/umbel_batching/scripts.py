@@ -107,6 +107,7 @@ class Runner:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
+        self._known: set[str] = set()  # scripts that the server has, as far as was seen
 
     def run(self, call: Call[T]) -> T:
         """Runs one call and returns its parsed reply."""
@@ -120,8 +121,15 @@ class Runner:
         return self.parsed(calls, pipe.execute(raise_on_error=False))
 
     def command(self, call: Call[Any]) -> tuple[Any, ...]:
-        """The command that runs a call whose script Redis knows."""
-        return ("EVALSHA", source(call.script).sha, len(call.keys), *call.keys, *call.args)
+        """The command that runs a call among others.
+
+        The first of a script brings its text: one that Redis does not know would run behind those
+        that follow it, and a claim might overtake the settling before it.
+        """
+        script = source(call.script)
+        how = ("EVALSHA", script.sha) if call.script in self._known else ("EVAL", script.text)
+        self._known.add(call.script)
+        return (*how, len(call.keys), *call.keys, *call.args)
 
     def parsed(self, calls: Sequence[Call[Any]], replies: Sequence[Any]) -> list[Any]:
         """Reads the replies to several commands; a script that Redis did not know is run now.
@@ -136,7 +144,8 @@ class Runner:
         ]
 
     def _settle(self, call: Call[Any], reply: Any) -> Any:
-        if isinstance(reply, NoScriptError):
+        if isinstance(reply, NoScriptError):  # the server was started anew: it has lost them all
+            self._known.clear()
             return self._reply(call)
         if isinstance(reply, Exception):
             raise reply

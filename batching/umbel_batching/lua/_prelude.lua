@@ -92,6 +92,11 @@ local function slots_of(queue, now)
     redis.call('ZCOUNT', busy .. queue, '(' .. ms13(now), '+inf')
 end
 
+-- Whether a worker of a queue is free, or only stays at an empty lane.
+local function is_free(queue, there, taken, now)
+  return taken - redis.call('ZCOUNT', stays .. queue, '(' .. ms13(now), '+inf') < there
+end
+
 -- Notes that a drain does not stay for work any more.
 local function stays_no_more(queue, slot, token)
   if redis.call('ZREM', idle, token) == 1 then redis.call('ZREM', stays .. queue, slot .. token) end

@@ -32,8 +32,8 @@ local pending, running = redis.call('ZCARD', sent), redis.call('ZCARD', drains)
 local oldest = depth > 0 and oldest_arrival(waiting) or now
 local deadline = score_of_first(deadlines)
 local there, taken = slots_of(queue, now)
-local due = depth >= size or depth > 0 and (now - oldest >= wait or pending == 0 and taken < there)
-  or deadline and deadline <= now + DEADLINE_MARGIN
+local due = depth >= size or depth > 0 and (now - oldest >= wait
+  or pending == 0 and is_free(queue, there, taken, now)) or deadline and deadline <= now + DEADLINE_MARGIN
 local wanted = 0
 if due then
   wanted = math.min(math.max(1, math.floor(depth / size)) - pending, most - pending - running,

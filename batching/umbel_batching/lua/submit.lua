@@ -198,7 +198,7 @@ if called < math.max(1, ready) then
     local now_due = ready > pending + called
     if not now_due and pending == 0 then
       local there, taken = slots_of(ARGV[3], now)
-      now_due = taken < there
+      now_due = is_free(ARGV[3], there, taken, now)
     end
     arm(slot, now_due and now or now + wait)
   end

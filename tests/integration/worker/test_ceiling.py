@@ -11,7 +11,6 @@ import pytest
 
 from umbel import Client, Job
 from umbel_batching.lanes import new_uid
-from umbel_batching.scripts import source
 from umbel_config.settings import Settings
 from umbel_worker.drain import Drainer
 from umbel_worker.rounds import Tally
@@ -47,10 +46,8 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.fixture
-def run(client: Client, lab: Any) -> Callable[[Drainer, int], Tally]:
+def run(client: Client) -> Callable[[Drainer, int], Tally]:
     """Has a worker drain the lane of so many jobs, and looks at each result."""
-    # On a server that does not know the script yet, a claim would overtake the first settling.
-    lab.client.script_load(source("settle").text)
 
     def run(drainer: Drainer, count: int) -> Tally:
         rows = np.arange(4 * count, dtype=np.float32).reshape(count, 4)

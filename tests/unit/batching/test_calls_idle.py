@@ -218,6 +218,17 @@ def test_a_job_waits_while_all_slots_are_busy(lab: Lab) -> None:
     assert lab.flush().sent == 1
 
 
+def test_a_drain_that_only_stays_elsewhere_leaves_its_slot_free(
+    idle: Lab, neighbour: Callable[..., str]
+) -> None:
+    """No job waits while a worker has nothing to do; the hint ends the stay."""
+    idle.client.delete(idle.shared.wake)
+    slot = neighbour(1, size=4)
+    assert idle.runner.run(idle.calls.due(10)).slots == [slot]
+    flush = flush_of(idle, slot, 1)
+    assert (flush.sent, flush.in_the_way) == (1, (idle.slot,))
+
+
 def test_one_hint_is_enough_for_what_is_not_full(lab: Lab) -> None:
     announce(lab, 9)
     lab.submit(3)
@@ -240,11 +251,12 @@ def test_a_slot_whose_drain_fell_silent_is_free(lab: Lab) -> None:
 
 
 @pytest.fixture
-def neighbour(lab: Lab) -> Callable[[int], str]:
+def neighbour(lab: Lab) -> Callable[..., str]:
     """Puts jobs into another lane of the same queue; returns its slot."""
 
-    def submit(count: int) -> str:
-        other = Lane(model="other", version="1", policy=BatchPolicy(max_batch_size=1))
+    def submit(count: int, size: int = 1) -> str:
+        policy = BatchPolicy(max_batch_size=size, max_wait_ms=WAIT_MS)
+        other = Lane(model="other", version="1", policy=policy)
         jobs = [NewJob(new_uid(), tail(NO_REPLY, b"") + b"payload") for _ in range(count)]
         lab.runner.run(lab.calls.submit(other, jobs))
         return other.slot
@@ -259,7 +271,7 @@ def flush_of(lab: Lab, slot: str, slots: int) -> Flush:
 
 
 def test_hints_beyond_the_slots_name_the_lanes_in_the_way_once(
-    idle: Lab, neighbour: Callable[[int], str]
+    idle: Lab, neighbour: Callable[..., str]
 ) -> None:
     other = neighbour(1)
     first = flush_of(idle, other, 1)
@@ -270,7 +282,7 @@ def test_hints_beyond_the_slots_name_the_lanes_in_the_way_once(
 
 
 def test_a_flush_whose_reply_was_lost_names_them_again(
-    idle: Lab, neighbour: Callable[[int], str]
+    idle: Lab, neighbour: Callable[..., str]
 ) -> None:
     other, tokens = neighbour(1), [new_uid()]
     call = idle.calls.flush(other, slots=1, patience_ms=LATE_MS, tokens=tokens)
@@ -278,7 +290,7 @@ def test_a_flush_whose_reply_was_lost_names_them_again(
     assert idle.runner.run(call).in_the_way == (idle.slot,)
 
 
-def test_as_many_drains_as_needed_are_in_the_way(lab: Lab, neighbour: Callable[[int], str]) -> None:
+def test_as_many_drains_as_needed_are_in_the_way(lab: Lab, neighbour: Callable[..., str]) -> None:
     """Two that stay at one lane are two."""
     announce(lab, 3)
     ended(lab)
@@ -291,14 +303,14 @@ def test_as_many_drains_as_needed_are_in_the_way(lab: Lab, neighbour: Callable[[
 
 
 def test_a_drain_that_was_called_is_not_in_the_way(
-    idle: Lab, neighbour: Callable[[int], str]
+    idle: Lab, neighbour: Callable[..., str]
 ) -> None:
     idle.submit()
     flush = flush_of(idle, neighbour(1), 2)
     assert (flush.sent, flush.in_the_way) == (1, ())
 
 
-def test_free_slots_leave_idle_drains_alone(idle: Lab, neighbour: Callable[[int], str]) -> None:
+def test_free_slots_leave_idle_drains_alone(idle: Lab, neighbour: Callable[..., str]) -> None:
     announce(idle, 2)
     flush = flush_of(idle, neighbour(1), 2)
     assert (flush.sent, flush.in_the_way) == (1, ())

@@ -122,19 +122,21 @@ def test_error_of_one_call_is_raised_where_the_replies_are_read(line: Line) -> N
     assert line.depth() == 2
 
 
-def test_scripts_that_the_server_does_not_know_run_when_they_are_read(new_server: Line) -> None:
+def test_scripts_that_the_server_does_not_know_run_in_their_place(new_server: Line) -> None:
+    """A claim must not overtake the settling before it."""
+    calls: list[Call[Any]] = [new_server.submit(), new_server.calls.release(LANE.slot, "token")]
+    with Underway(new_server.runner, [*calls, new_server.submit()]) as underway:
+        assert underway.replies() == [Accepted(1), 1, Accepted(2)]
+
+
+def test_scripts_that_the_server_has_lost_run_when_they_are_read(new_server: Line) -> None:
+    release = new_server.calls.release(LANE.slot, "token")
+    new_server.runner.run_together([new_server.submit(), release])
     new_server.client.script_flush()
     with Underway(new_server.runner, [new_server.submit() for _ in range(3)]) as underway:
-        assert [reply.depth for reply in underway.replies()] == [1, 2, 3]
-
-
-def test_one_unknown_script_among_known_ones_keeps_its_place(new_server: Line) -> None:
-    """It runs behind them; callers must not count on the order."""
-    calls: list[Call[Any]] = [new_server.calls.release(LANE.slot, "token")]
-    calls.append(new_server.submit())
-    with Underway(new_server.runner, calls) as underway:
-        waiting, accepted = underway.replies()
-    assert (waiting, accepted) == (1, Accepted(1))
+        assert [reply.depth for reply in underway.replies()] == [2, 3, 4]
+    with Underway(new_server.runner, [release, new_server.submit()]) as underway:
+        assert underway.replies() == [4, Accepted(5)], "the others are brought again too"
 
 
 @pytest.mark.parametrize("error", [RedisConnectionError, RedisTimeoutError])

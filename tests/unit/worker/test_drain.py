@@ -2,141 +2,37 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import fakeredis
 import numpy as np
 import pytest
 
-from umbel_batching import replies, wire
-from umbel_batching.calls import Calls
+from umbel_batching import replies
 from umbel_batching.census import lane_statuses
-from umbel_batching.keys import lane_keys, reply_channel
-from umbel_batching.lanes import Lane, new_uid
-from umbel_batching.length import code_of
-from umbel_batching.lines import Point
+from umbel_batching.keys import reply_channel
+from umbel_batching.lanes import new_uid
 from umbel_batching.policy import BatchPolicy
-from umbel_batching.record import NO_REPLY, Failure, State, parse, tail
-from umbel_batching.scripts import Runner
-from umbel_batching.values import Claimed, NewJob
+from umbel_batching.record import Failure, State, parse
+from umbel_batching.values import Claimed
 from umbel_config.errors import ModelLoadFailed, ModelUnavailable
 from umbel_registry import TensorSpec
-from umbel_registry.figures import Tallies
 from umbel_registry.loading import ArrayModel
 from umbel_worker.board import Board
 from umbel_worker.compute import Computed
-from umbel_worker.drain import Drainer
-from umbel_worker.idle import Idle
-from umbel_worker.leases import LeaseKeeper
-from umbel_worker.mirror import Mirror
-from umbel_worker.observer import Observer
 from umbel_worker.settlement import settlement
 from umbel_worker.tuners import Tuners
 
-LANE = Lane(model="digits", version="1", policy=BatchPolicy(max_batch_size=4, max_wait_ms=0))
+if TYPE_CHECKING:
+    from tests.unit.worker.conftest import Bench
+
 ONE, TWO = "1" * 16, "2" * 16
-ROW = np.arange(4, dtype=np.float32)
-
-
-class Models:
-    """Stands where the cache of loaded models does."""
-
-    def __init__(self, get: Callable[[], Any]) -> None:
-        self._get, self.users = get, 0
-
-    @contextmanager
-    def using(self, name: str) -> Iterator[Any]:
-        assert name == LANE.name
-        model = self._get()
-        self.users += 1
-        try:
-            yield model
-        finally:
-            self.users -= 1
-
-    def timings(self, name: str) -> tuple[Point, ...]:
-        return ()
-
-
-class Bench:
-    """A drainer on a fake Redis, and the jobs of one lane."""
-
-    def __init__(self, store: fakeredis.FakeRedis, get: Callable[[], Any]) -> None:
-        self.store, self.keys = store, lane_keys("t", LANE.slot)
-        self.runner, self.calls, self.stopping = Runner(store), Calls("t"), threading.Event()
-        self.leases = LeaseKeeper(self.runner, self.calls, 60_000)
-        self.models, self.tallies = Models(get), Tallies()
-        board = Board(store, "t")
-        mirror = Mirror(self.runner, self.calls, board)
-        self.drainer = Drainer(
-            runner=self.runner,
-            calls=self.calls,
-            copies=self.calls,
-            models=self.models,  # type: ignore[arg-type]
-            leases=self.leases,
-            board=board,
-            observer=Observer(self.runner, self.calls, board, mirror, self.tallies),
-            worker="w1",
-            lease_ms=60_000,
-            budget_s=30,
-            idle=Idle(store, "t", 0),
-            stopping=self.stopping,
-        )
-
-    def submit_sized(self, values: Sequence[Any]) -> None:
-        """Jobs that say how long they are, in one call."""
-        codes = [code_of(len(value)) for value in values]
-        jobs = [
-            NewJob(new_uid(), tail(NO_REPLY, b"", length=code) + wire.encode(value))
-            for value, code in zip(values, codes, strict=True)
-        ]
-        self.runner.run(self.calls.submit(LANE, jobs))
-
-    def submit(self, count: int, reply: str = NO_REPLY) -> list[str]:
-        jobs = [NewJob(new_uid(), tail(reply, b"") + wire.encode(ROW + at)) for at in range(count)]
-        self.runner.run(self.calls.submit(LANE, jobs))
-        return [job.uid for job in jobs]
-
-    def send(self) -> str:
-        """Has the flusher note a drain as sent."""
-        token = new_uid()
-        call = self.calls.flush(LANE.slot, slots=1, patience_ms=60_000, tokens=[token])
-        assert self.runner.run(call).sent == 1
-        return token
-
-    def states(self, uids: list[str]) -> list[State | None]:
-        return self.runner.run(self.calls.states(LANE.slot, uids))
-
-    def count(self, what: str) -> int:
-        return int(self.store.zcard(getattr(self.keys, what)))
-
-
-@pytest.fixture
-def bench(store: fakeredis.FakeRedis) -> Iterator[Callable[[Callable[[], Any]], Bench]]:
-    made: list[Bench] = []
-
-    def make(get: Callable[[], Any]) -> Bench:
-        made.append(Bench(store, get))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.leases.stop()
-
-
-@pytest.fixture
-def double(array_model: Callable[..., ArrayModel]) -> ArrayModel:
-    return array_model(lambda x: x * 2)
 
 
 def test_drain_empties_the_lane_in_batches(bench: Any, double: ArrayModel) -> None:
     made = bench(lambda: double)
     uids = made.submit(10)
-    tally = made.drainer.drain(LANE.name, made.send())
+    tally = made.drainer.drain(made.lane.name, made.send())
     assert (tally.jobs, tally.batches, tally.failed, tally.lost) == (10, 3, 0, 0)
     assert made.states(uids) == [State.SUCCEEDED] * 10
     assert [made.count(what) for what in ("waiting", "leases", "sent", "drains")] == [0] * 4
@@ -147,7 +43,7 @@ def test_padding_is_counted_as_it_was_computed(bench: Any, array_model: Any) -> 
     model = array_model(lambda x: x, {"x": spec}, {"y": spec})
     made = bench(lambda: model)
     made.submit_sized([np.ones(length, np.float32) for length in (25, 27, 10)])
-    made.drainer.drain(LANE.name, made.send())
+    made.drainer.drain(made.lane.name, made.send())
     (figures,) = made.tallies.take().values()
     assert (figures.real_cells, figures.padded_cells) == (62, 3 * 27 - 62)
 
@@ -157,22 +53,22 @@ def test_padding_of_a_handler_is_estimated_from_lengths(bench: Any, handler_mode
     model = handler_model(lambda rows: rows, {"x": text}, {"y": text})
     made = bench(lambda: model)
     made.submit_sized(["a" * 3, "b" * 10])
-    made.drainer.drain(LANE.name, made.send())
+    made.drainer.drain(made.lane.name, made.send())
     (figures,) = made.tallies.take().values()
     assert (figures.real_cells, figures.padded_cells, figures.padding) == (13, 7, 7 / 13)
 
 
 def test_an_adaptive_lane_is_claimed_and_learned_by_its_tuner(
-    bench: Any, double: ArrayModel, monkeypatch: pytest.MonkeyPatch
+    bench: Any, double: ArrayModel
 ) -> None:
+    made = bench(lambda: double)
     policy = BatchPolicy(max_batch_size=4, max_wait_ms=0, mode="adaptive", latency_objective_ms=50)
     double.manifest = double.manifest.model_copy(update={"policy": policy})
-    monkeypatch.setattr(f"{__name__}.LANE", replace(LANE, policy=policy))
-    made = bench(lambda: double)
+    made.lane = replace(made.lane, policy=policy)
     tuners = Tuners(made.runner, made.calls, Board(made.store, "t"), "cpu/1")
     uids = made.submit(10)
     token = made.send()
-    assert replace(made.drainer, tuners=tuners).drain(LANE.name, token).batches > 3
+    assert replace(made.drainer, tuners=tuners).drain(made.lane.name, token).batches > 3
     assert made.states(uids) == [State.SUCCEEDED] * 10
     tuners.tell()
     (told,) = lane_statuses(made.store, "t")[0].tuned
@@ -190,38 +86,22 @@ def test_model_is_in_use_until_the_drain_ends(bench: Any, array_model: Any) -> N
     model = array_model(counted)
     made = bench(lambda: model)
     made.submit(10)
-    made.drainer.drain(LANE.name, made.send())
+    made.drainer.drain(made.lane.name, made.send())
     assert (users, made.models.users) == ([1, 1, 1], 0)
 
 
 def test_empty_lane_ends_the_drain(bench: Any, double: ArrayModel) -> None:
     made = bench(lambda: double)
-    assert made.drainer.drain(LANE.name, "token").batches == 0
+    assert made.drainer.drain(made.lane.name, "token").batches == 0
 
 
 def test_shutdown_ends_the_drain_with_its_batch(bench: Any, double: ArrayModel) -> None:
     made = bench(lambda: double)
     uids = made.submit(10)
     made.stopping.set()
-    assert made.drainer.drain(LANE.name, made.send()).jobs == 4
+    assert made.drainer.drain(made.lane.name, made.send()).jobs == 4
     assert made.states(uids).count(State.QUEUED) == 6
     assert made.count("leases") == made.count("drains") == 0
-
-
-def test_spent_budget_ends_the_drain(
-    bench: Any, array_model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-
-    def slow(x: Any) -> Any:
-        now[0] += 20
-        return x
-
-    model = array_model(slow)
-    made = bench(lambda: model)
-    made.submit(20)
-    monkeypatch.setattr("umbel_worker.rounds.time.monotonic", lambda: now[0])
-    assert made.drainer.drain(LANE.name, "token").batches == 2
 
 
 def test_model_that_will_never_load_fails_the_jobs_with_the_reason(bench: Any) -> None:
@@ -230,7 +110,7 @@ def test_model_that_will_never_load_fails_the_jobs_with_the_reason(bench: Any) -
 
     made = bench(broken)
     (uid,) = made.submit(1)
-    assert made.drainer.drain(LANE.name, made.send()).failed == 1
+    assert made.drainer.drain(made.lane.name, made.send()).failed == 1
     record = parse(made.store.get(made.keys.job + uid))
     assert record.state is State.FAILED
     assert b"ModelLoadFailed" in bytes(record.body)
@@ -249,7 +129,7 @@ def test_what_this_worker_lacks_leaves_the_jobs_to_others(bench: Any, error: Exc
     uids = made.submit(3)
     token = made.send()
     with pytest.raises(type(error), match="share"):
-        made.drainer.drain(LANE.name, token)
+        made.drainer.drain(made.lane.name, token)
     assert made.states(uids) == [State.QUEUED] * 3
     assert made.store.zscore(made.keys.sent, token) is not None
 
@@ -264,7 +144,7 @@ def test_lost_lease_writes_nothing(bench: Any, array_model: Any) -> None:
     model = array_model(sluggish)
     made = bench(lambda: model)
     uids = made.submit(2)
-    tally = made.drainer.drain(LANE.name, made.send())
+    tally = made.drainer.drain(made.lane.name, made.send())
     assert (tally.jobs, tally.lost) == (2, 2)
     assert made.states(uids) == [State.RUNNING] * 2
 
@@ -278,7 +158,7 @@ def test_batch_of_a_process_that_is_ended_goes_back_without_penalty(
     made = bench(lambda: array_model(ended))
     uids = made.submit(2)
     with pytest.raises(SystemExit):
-        made.drainer.drain(LANE.name, made.send())
+        made.drainer.drain(made.lane.name, made.send())
     assert made.states(uids) == [State.QUEUED] * 2
     assert parse(made.store.get(made.keys.job + uids[0])).attempts == 0
     assert made.count("leases") == made.count("drains") == 0
@@ -296,7 +176,7 @@ def test_error_of_our_own_uses_up_an_attempt(
     made = bench(lambda: double)
     uids = made.submit(2)
     with pytest.raises(TypeError, match="bug"):
-        made.drainer.drain(LANE.name, made.send())
+        made.drainer.drain(made.lane.name, made.send())
     assert made.states(uids) == [State.RUNNING] * 2
     assert (made.count("leases"), made.count("drains")) == (1, 0)
 
@@ -307,15 +187,15 @@ def test_each_waiting_client_gets_one_message_for_its_jobs(bench: Any, double: A
     heard.subscribe(reply_channel("t", ONE), reply_channel("t", TWO))
     first, second, nobody = made.submit(1, ONE), made.submit(1, TWO), made.submit(1)
     first += made.submit(1, ONE)
-    made.drainer.drain(LANE.name, made.send())
+    made.drainer.drain(made.lane.name, made.send())
     messages = {}
     for message in filter(None, [heard.get_message(timeout=0.05) for _ in range(6)]):
         assert message["channel"].decode() not in messages
         messages[message["channel"].decode()], _ = replies.read(message["data"])
     told = {name[-16:]: [job for job, _ in outcomes] for name, outcomes in messages.items()}
     assert told == {
-        ONE: [f"{LANE.slot}-{uid}" for uid in first],
-        TWO: [f"{LANE.slot}-{uid}" for uid in second],
+        ONE: [f"{made.lane.slot}-{uid}" for uid in first],
+        TWO: [f"{made.lane.slot}-{uid}" for uid in second],
     }
     assert made.states(nobody) == [State.SUCCEEDED]
     heard.close()
