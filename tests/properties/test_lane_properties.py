@@ -48,7 +48,6 @@ TOKENS = ["drain-a", "drain-b"]
 CODES = {length: code_of(length) if length else NO_LENGTH for length in (0, 2, 3, 7, 20, 40)}
 SIZED = {"max_batch_cost": 30, "look_ahead": 2}
 PAYLOADS = [b"a", b"bb", b"c" * 160]
-COUNTERS = ("submitted", "succeeded", "failed", "expired", "cancelled", "shared", "replayed")
 twice = st.booleans().map(lambda again: range(1 + again))
 priorities, tokens = st.sampled_from(list(Priority)), st.sampled_from(TOKENS)
 
@@ -435,50 +434,6 @@ class LaneMachine(RuleBasedStateMachine):
         if job.state is State.SUCCEEDED:
             assert bytes(record.body) == job.body
 
-    @invariant()
-    def every_counter_agrees(self) -> None:
-        fields = self.client.hgetall(self.keys.lane)
-        names = (*COUNTERS, "batches", "leases_lost", "bytes")
-        counted = {name: int(fields.get(name.encode(), 0)) for name in names}
-        model = self.model
-        assert counted == {
-            **{name: model.counts[name] for name in COUNTERS},
-            "batches": len(model.settled),
-            "leases_lost": len(model.lost),
-            "bytes": self.waiting_bytes(),
-        }
-        ends = sum(counted[state.value] for state in State if state.terminal)
-        assert counted["submitted"] == ends + len(model.alive())
-
-    @invariant()
-    def what_ended_is_known_to_have_existed(self) -> None:
-        told = self.run(self.calls.fates(self.slot, self.seen))
-        found = {uid: fate.state for uid, fate in zip(self.seen, told, strict=True) if fate}
-        assert found == self.model.fates
-
-    @invariant()
-    def keys_are_held_as_long_as_their_jobs(self) -> None:
-        ttls = self.ask("TTL", [self.shared.once + uid for uid in self.model.once])
-        for uid, ttl in zip(self.model.once, ttls, strict=True):
-            live = not self.model.jobs[uid].state.terminal
-            assert ttl == -1 if live else ttl > KEEP.result_ttl_s
-
-    @invariant()
-    def a_lane_with_work_is_due(self) -> None:
-        due = self.client.zscore(self.shared.wake, self.slot)
-        if self.model.waiting() or self.model.live:
-            assert due is not None
-        if self.model.waiting() and not self.model.sent and not self.model.drains:
-            assert due <= self.now_ms() + PATIENCE_MS
-
-    @invariant()
-    def batches_are_kept_for_their_time(self) -> None:
-        live = [self.keys.batch + batch for batch in self.model.live]
-        over = self.model.settled | self.model.lost | self.model.returned
-        assert set(self.ask("TTL", live)) <= {-1}
-        ttls = self.ask("TTL", [self.keys.batch + batch for batch in over])
-        assert all(0 < ttl <= KEEP.dead_ttl_s for ttl in ttls)
-
     def teardown(self) -> None:
         """Drains the lane: nothing may be left then that stays for ever."""
         for token in TOKENS:
@@ -510,10 +465,11 @@ def test_the_scripts_keep_their_promises_in_any_order(
     store_redis: redis.Redis,
     namespace: str,
     make_model: type[plain.Model],
+    lane_checks: Any,
     sharing: dict[str, Any],
     examples: int,
 ) -> None:
-    class Machine(LaneMachine):
+    class Machine(LaneMachine, lane_checks):  # type: ignore[misc]
         def __init__(self) -> None:
             model = make_model()
             model.policy = model.policy.model_copy(update=sharing)

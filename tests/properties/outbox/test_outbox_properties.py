@@ -46,7 +46,7 @@ from umbel_batching.scripts import Call, Runner
 from umbel_batching.values import NewJob, Settlement
 
 if TYPE_CHECKING:
-    from tests.properties import conftest as plain
+    from tests.properties.outbox import conftest as plain
 
 LEASE_MS, FAR_MS, PATIENCE_MS, KEPT, SLACK_S = 3_600_000, 10**9, 2_000, 3, 100
 HOSTS = {"a": "a.example", "b": "b.example:8443"}
