@@ -45,7 +45,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except (NeverHappened, AssertionError) as error:
         out.print(f"[bold red]BROKEN[/bold red]: {error}")
         return 1
-    if not (options.quick or options.only or options.no_write):
+    if not (options.quick or options.no_write):
+        report = store.joined(store.load(), report) if options.only else report
         store.save(report)
         plot.draw(report.dimensions, plot.PICTURE)
         page.write(report)
@@ -57,7 +58,7 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few points, once; writes no page")
     parser.add_argument(
-        "--only", nargs="+", default=(), choices=MEASURES, help="these dimensions; writes no page"
+        "--only", nargs="+", default=(), choices=MEASURES, help="these; all others stay as they are"
     )
     parser.add_argument(
         "--page", action="store_true", help="measure nothing; page and picture from growth.json"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from growth.bench import Bench, Pace, raw
+import time
+
+import torch
+from models import build, forward, inputs
+
+from growth.bench import Bench, Pace
 from growth.crew import Task
-from growth.values import Curve, Dimension, Sample
+from growth.values import Curve, Dimension, Point, Sample
 
 SIZES = (1, 4, 16, 64, 256, 1024)
-_RAW_S = 0.25
+#: Seconds of plain torch in each round.
+_RAW_S = 0.1
 
 
 def measure(pace: Pace) -> Dimension:
@@ -18,8 +24,9 @@ def measure(pace: Pace) -> Dimension:
     """
     sizes = pace.some(SIZES)
     with Bench(pace) as bench:
-        bench.work()
-        curves = [_curve(bench, kind, sizes) for kind in ("tiny", "mid")]
+        bench.start()
+        bench.serve()
+        pairs = [_curves(bench, kind, sizes) for kind in ("tiny", "mid")]
         checked = bench.checked
     return Dimension(
         key="batch",
@@ -28,15 +35,37 @@ def measure(pace: Pace) -> Dimension:
         how="One worker, one producer that calls `map`; a model per size, the same weights in all. "
         "Dotted: plain torch, one thread, a loop over batches in memory.",
         latency="of a job at half of that throughput, from when it was due",
-        curves=[*curves, *(raw(kind, sizes, _RAW_S) for kind in ("tiny", "mid"))],
+        curves=[umbel for umbel, _ in pairs] + [limit for _, limit in pairs],
         checked=checked,
     )
 
 
-def _curve(bench: Bench, kind: str, sizes: list[int]) -> Curve:
+def _curves(bench: Bench, kind: str, sizes: list[int]) -> tuple[Curve, Curve]:
+    """Of umbel, and of plain torch, measured in the same rounds."""
     tasks = {size: bench.model(f"{kind}-{size}", kind, max_batch_size=size) for size in sizes}
+    limits = {size: Point(size) for size in sizes}
 
-    def point(_: int, task: Task, count: int) -> Sample:
+    def point(size: int, task: Task, count: int) -> Sample:
+        limits[size].samples.append(Sample(jobs_per_s=plain_torch(kind, size, _RAW_S)))
         return bench.sample(task, count)
 
-    return Curve(kind, bench.rounds(tasks, point))
+    curve = Curve(kind, bench.rounds(tasks, point))
+    return curve, Curve(f"{kind}, plain torch", list(limits.values()))
+
+
+def plain_torch(kind: str, size: int, seconds: float) -> float:
+    """Rows per second of plain torch with one thread, which is the limit.
+
+    Args:
+        kind: ``tiny`` or ``mid``.
+        size: of a batch.
+        seconds: to measure for.
+    """
+    torch.set_num_threads(1)
+    net, rows = build(kind), inputs(kind, size)
+    forward(net, rows)
+    done, begin = 0, time.monotonic()
+    while (took := time.monotonic() - begin) < seconds:
+        forward(net, rows)
+        done += size
+    return done / took

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,16 +11,14 @@ from typing import Any
 
 import torch
 from faults.closing import Closing
-from faults.processes import Process
 from faults.stage import Scale as Faults
 from faults.stage import Stage
 from faults.waiting import until
 from models import build, forward, inputs
-from numpy.typing import NDArray
 
 from growth.crew import Crew, Outcome, Task
 from growth.meter import Meter, spent
-from growth.values import Curve, Point, Sample, percentiles
+from growth.values import Point, Sample, percentiles
 from umbel_batching.census import workers_of
 from umbel_config.embedded import EmbeddedRedis
 from umbel_config.settings import Settings, environment
@@ -53,8 +50,8 @@ class Pace:
     """
 
     rounds: int = 3
-    bulk_s: float = 0.8
-    paced_s: float = 0.6
+    bulk_s: float = 0.7
+    paced_s: float = 0.5
     quick: bool = False
 
     def some(self, values: Sequence[int]) -> list[int]:
@@ -87,7 +84,7 @@ class Bench(Closing):
         enter = self._stack.enter_context
         self.folder = Path(enter(tempfile.TemporaryDirectory(prefix="umbel-growth-")))
         server = enter(EmbeddedRedis.start(self.folder))
-        self.redis_pid, self._workers = server.pid, list[Process]()
+        self._workers = dict[int, str]()
         self.stage = enter(Stage(server.url, _NO_FAULTS, **_AS_DELIVERED))
         self.settings = self.stage.settings
         self.redis, namespace = self.stage.redis, self.settings.namespace
@@ -100,17 +97,19 @@ class Bench(Closing):
         """Ends everything and removes its folder."""
         self._stack.close()
 
-    def work(self, queues: Sequence[str] = ("umbel",), **overrides: Any) -> None:
-        """Starts a worker, and waits until it serves.
+    def start(self, queues: Sequence[str] = ("umbel",), **overrides: Any) -> None:
+        """Starts a worker; ``serve`` waits for it.
 
         Args:
             queues: that it serves.
             **overrides: of its settings.
         """
-        before = self._serving(queues[0])
         worker = self.stage.start("worker", queues=tuple(queues), log_level="warning", **overrides)
-        self._workers.append(worker)
-        until(lambda: len(self._serving(queues[0])) > len(before), "a worker serves")
+        self._workers[worker.pid] = queues[0]
+
+    def serve(self) -> None:
+        """Waits until all workers serve."""
+        until(lambda: self._serving() >= self._workers.keys(), "all workers serve")
 
     def push(self, folder: Path) -> Manifest:
         """Registers a model folder."""
@@ -157,15 +156,19 @@ class Bench(Closing):
         self.push(folder)
 
     def rounds(
-        self, tasks: Mapping[int, Task], measure: Callable[[int, Task, int], Sample]
+        self,
+        tasks: Mapping[int, Task],
+        measure: Callable[[int, Task, int], Sample],
+        counts: Mapping[int, int] | None = None,
     ) -> list[Point]:
-        """Measures all points in turn, again and again; the first time does not count.
+        """Measures all points in turn, again and again.
 
         Args:
             tasks: what to ask at each point.
-            measure: measures one, with the number of jobs that take long enough.
+            measure: measures one, with its number of jobs.
+            counts: the numbers of jobs; default: so many as take long enough, which is tried out.
         """
-        counts = {x: self.calibrated(task) for x, task in tasks.items()}
+        counts = counts or {x: self.calibrated(task) for x, task in tasks.items()}
         points = {x: Point(x) for x in tasks}
         for _ in range(self.pace.rounds):
             for x, task in tasks.items():
@@ -174,12 +177,11 @@ class Bench(Closing):
 
     def calibrated(self, task: Task, use: int = 1) -> int:
         """Warms a point up, and finds how many jobs take ``bulk_s`` or so."""
-        least = max(_TRY, 2 * task.lanes)
-        rate = self.ask("bulk", task, self._bounded(least, task), use=use).per_s
-        for share in (0.2, 0.4):
-            count = self._bounded(max(least, round(rate * self.pace.bulk_s * share)), task)
+        rate = self.ask("bulk", task, self._bounded(_TRY, task), use=use).per_s
+        for share in (0.1, 0.4):
+            count = self._bounded(max(_TRY, round(rate * self.pace.bulk_s * share)), task)
             rate = self.ask("bulk", task, count, use=use).per_s
-        return self._bounded(max(_LEAST, task.lanes, round(rate * self.pace.bulk_s)), task)
+        return self._bounded(max(_LEAST, round(rate * self.pace.bulk_s)), task)
 
     def _bounded(self, count: int, task: Task) -> int:
         return min(count, _MOST, max(_LEAST, _MOST_BYTES // task.row_bytes))
@@ -201,6 +203,21 @@ class Bench(Closing):
         times = self.ask("paced", task, some, per_s=rate, use=use).times
         return Sample(jobs_per_s=outcome.per_s, **found, **percentiles(times))
 
+    def sample_alone(self, task: Task, count: int, singles: int) -> Sample:
+        """Measures the throughput, and then the latency of one job after the other.
+
+        Args:
+            task: what to ask.
+            count: jobs.
+            singles: of them one after the other.
+        """
+        meter = self.meter()
+        before = meter.read()
+        outcome = self.ask("bulk", task, count)
+        found = {**spent(before, meter.read()), "client_us": outcome.client_us}
+        times = self.ask("single", task, singles).times
+        return Sample(jobs_per_s=outcome.per_s, **found, **percentiles(times))
+
     def ask(self, do: str, task: Task, count: int, **more: Any) -> Outcome:
         """As ``Crew.ask``; counts the answers."""
         outcome = self.crew.ask(do, task, count, **more)
@@ -209,34 +226,11 @@ class Bench(Closing):
 
     def meter(self) -> Meter:
         """Reads what the processes of this bench spend."""
-        pids = {
-            "redis": [self.redis_pid],
-            "worker": [worker.pid for worker in self._workers],
-        }
-        return Meter(self.redis, self.settings.namespace, pids)
+        return Meter(self.redis, self.settings.namespace, list(self._workers))
 
-    def _serving(self, queue: str) -> set[str]:
+    def _serving(self) -> set[int]:
         seconds, micros = self.redis.time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        return set(workers_of(self.redis, self.settings.namespace, queue, now_ms))
-
-
-def raw(kind: str, sizes: Sequence[int], seconds: float) -> Curve:
-    """The limit: plain torch with one thread, in a loop over batches of each size.
-
-    Args:
-        kind: ``tiny`` or ``mid``.
-        sizes: of batches.
-        seconds: for each.
-    """
-    torch.set_num_threads(1)
-    net, points = build(kind), []
-    for size in sizes:
-        rows: NDArray[Any] = inputs(kind, size)
-        forward(net, rows)
-        done, begin = 0, time.monotonic()
-        while (took := time.monotonic() - begin) < seconds:
-            forward(net, rows)
-            done += size
-        points.append(Point(size, [Sample(jobs_per_s=done / took)]))
-    return Curve(f"{kind}, plain torch", points)
+        namespace, queues = self.settings.namespace, set(self._workers.values())
+        known = [workers_of(self.redis, namespace, queue, now_ms) for queue in queues]
+        return {int(name.rpartition(":")[2]) for names in known for name in names}

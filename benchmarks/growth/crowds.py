@@ -18,7 +18,8 @@ def producers(pace: Pace) -> Dimension:
     """
     counts = pace.some(PRODUCERS)
     with Bench(pace, max(counts)) as bench:
-        bench.work()
+        bench.start()
+        bench.serve()
         task = bench.model("tiny", "tiny")
         jobs = {use: bench.calibrated(task, use) for use in counts}
         singles = {use: _singles(bench, task, use) for use in counts}
@@ -66,14 +67,13 @@ def workers(pace: Pace) -> Dimension:
         pace: how much is measured.
     """
     counts, widths = pace.some(WORKERS), pace.some(CONCURRENCY)
-    kinds = ("tiny", "mid")
     with Bench(pace, producers=2) as bench:
         for number in range(max(counts)):
-            bench.work([_queue("w", count) for count in counts if count > number])
+            bench.start([_queue(count) for count in counts if count > number])
         for width in widths[1:]:
-            bench.work([_queue("c", width)], concurrency=width)
-        curves = [_workers(bench, kind, counts, "w") for kind in kinds]
-        curves += [_workers(bench, kind, widths, "c") for kind in kinds]
+            bench.start([_queue(-width)], concurrency=width)
+        bench.serve()
+        curves = [curve for kind in ("tiny", "mid") for curve in _pair(bench, kind, counts, widths)]
         checked = bench.checked
     return Dimension(
         key="workers",
@@ -87,19 +87,27 @@ def workers(pace: Pace) -> Dimension:
     )
 
 
-def _queue(what: str, count: int) -> str:
-    return f"w{count}" if what == "w" or count == 1 else f"c{count}"
+def _queue(place: int) -> str:
+    """Of so many workers, or, below zero, of one with so much concurrency."""
+    return f"workers-{place}" if place > 0 else f"concurrency-{-place}"
 
 
-def _workers(bench: Bench, kind: str, counts: list[int], what: str) -> Curve:
+def _pair(bench: Bench, kind: str, counts: list[int], widths: list[int]) -> list[Curve]:
+    """Both curves of a model in the same rounds; one worker is the first point of each."""
+    places = [*counts, *(-width for width in widths[1:])]
     tasks = {
-        count: bench.model(f"{kind}-{what}{count}", kind, queue=_queue(what, count))
-        for count in counts
+        place: bench.model(f"{kind}-{_queue(place)}", kind, queue=_queue(place)) for place in places
     }
 
     def point(_: int, task: Task, count: int) -> Sample:
         return bench.sample(task, count, use=2)
 
-    return Curve(
-        f"{kind}, workers" if what == "w" else f"{kind}, concurrency", bench.rounds(tasks, point)
-    )
+    points = bench.rounds(tasks, point)
+    return [
+        Curve(f"{kind}, workers", points[: len(counts)]),
+        Curve(f"{kind}, concurrency", [Point(abs(p.x), p.samples) for p in _wide(points, counts)]),
+    ]
+
+
+def _wide(points: list[Point], counts: list[int]) -> list[Point]:
+    return [points[0], *points[len(counts) :]]

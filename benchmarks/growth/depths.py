@@ -11,7 +11,7 @@ from faults.waiting import until
 from models import WIDTH, build, forward
 
 from growth.bench import Bench, Pace
-from growth.meter import cpu_s
+from growth.meter import redis_cpu_s, scripts
 from growth.values import Curve, Dimension, Point, Sample, percentiles
 from umbel_batching import record, wire
 from umbel_batching.calls import Calls
@@ -24,6 +24,7 @@ _QUICK = DEPTHS[:-1]
 #: Calls of each kind in a round.
 _CALLS = 16
 _DRAIN_S = 300.0
+_WORDS = {3: "Three", 4: "Four"}
 
 
 def measure(pace: Pace) -> Dimension:
@@ -44,15 +45,15 @@ def measure(pace: Pace) -> Dimension:
                     act = line.fill if what == "submit" else line.claim
                     samples[depth].samples.append(_sample(bench, act))
         jobs = sum(depths)
-        drained_s = _drain(bench)
+        per_s = _drain(bench)
         checked = sum(_check(line, bench) for line in lines.values())
     return Dimension(
         key="depth",
         title="Queue depth",
         x="jobs that wait in the lane",
-        how=f"Four lanes of one Redis, filled beforehand; calls of {BUNDLE} jobs, in turn on each, "
-        "by the scripts themselves without client or worker. Afterwards one worker drained all "
-        f"{jobs:,} jobs in {drained_s:.0f} s, {jobs / drained_s:,.0f} each second.",
+        how=f"{_WORDS[len(depths)]} lanes of one Redis, filled beforehand; calls of {BUNDLE} "
+        "jobs, in turn on each, by the scripts themselves without client or worker. Afterwards "
+        f"one worker drained all {jobs:,} jobs, {per_s:,.0f} each second.",
         latency=f"of one call, which submits or claims {BUNDLE} jobs",
         curves=[Curve(what, list(samples.values())) for what, samples in points.items()],
         checked=checked,
@@ -70,34 +71,30 @@ def _line(bench: Bench, place: int) -> Line:
 
 def _sample(bench: Bench, act: Any) -> Sample:
     """Some calls, one after the other; a claim is settled and released before the next."""
-    stats_before = _scripts(bench)
-    redis_before = cpu_s(bench.redis_pid)
+    script_us, _ = scripts(bench.redis)
+    cpu_s = redis_cpu_s(bench.redis)
     seconds = [BUNDLE / act(BUNDLE) for _ in range(_CALLS)]
     jobs = BUNDLE * _CALLS
     return Sample(
         jobs_per_s=jobs / sum(seconds),
-        redis_us=(cpu_s(bench.redis_pid) - redis_before) * 1e6 / jobs,
-        script_us=(_scripts(bench) - stats_before) / jobs,
+        redis_us=(redis_cpu_s(bench.redis) - cpu_s) * 1e6 / jobs,
+        script_us=(scripts(bench.redis)[0] - script_us) / jobs,
         **percentiles(seconds),
     )
 
 
-def _scripts(bench: Bench) -> float:
-    stats: Any = bench.redis.info("commandstats")
-    return float(stats.get("cmdstat_evalsha", {"usec": 0})["usec"])
-
-
 def _drain(bench: Bench) -> float:
-    """Has one worker do all that waits; returns the seconds that it took."""
-    begin = time.monotonic()
-    bench.work()
+    """Has one worker do all that waits; returns the jobs per second from when it serves on."""
+    bench.start()
+    bench.serve()
+    begin, jobs = time.monotonic(), _waiting(bench)
     until(lambda: not _waiting(bench), "all lanes are empty", _DRAIN_S)
-    return time.monotonic() - begin
+    return jobs / (time.monotonic() - begin)
 
 
 def _waiting(bench: Bench) -> int:
     lanes = lane_statuses(bench.redis, bench.settings.namespace)
-    return sum(lane.waiting + lane.running for lane in lanes)
+    return sum(lane.submitted - lane.succeeded for lane in lanes)
 
 
 def _check(line: Line, bench: Bench) -> int:

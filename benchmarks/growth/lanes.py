@@ -9,9 +9,10 @@ from growth.bench import Bench, Pace
 from growth.crew import Task
 from growth.values import Curve, Dimension, Sample
 
-LANES = (1, 10, 100, 300, 1000)
+LANES = (1, 10, 100, 1000)
 #: So many jobs each lane has at least, and a batch at most: more lanes make no batch smaller.
-EACH = 16
+EACH = 8
+_SINGLES = 100
 
 
 def measure(pace: Pace) -> Dimension:
@@ -20,30 +21,31 @@ def measure(pace: Pace) -> Dimension:
     Args:
         pace: how much is measured.
     """
-    counts = pace.some(LANES[:-2] if pace.quick else LANES)
+    counts = LANES[:-1] if pace.quick else LANES
     total = EACH * counts[-1]
     with Bench(pace) as bench:
-        bench.work()
+        bench.start()
+        bench.serve()
         task = bench.model("tiny", "tiny", max_batch_size=EACH, format="torchscript")
         copies(bench, "tiny", counts[-1])
         tasks = {count: replace(task, lanes=count) for count in counts}
-        bench.ask("bulk", tasks[counts[-1]], total)  # loads all versions
+        for count in reversed(counts):  # the first loads all versions
+            bench.ask("bulk", tasks[count], EACH * count)
 
         def point(_: int, task: Task, __: int) -> Sample:
-            return bench.sample(task, total)
+            return bench.sample_alone(task, total, _SINGLES)
 
-        curve = Curve("tiny", bench.rounds(tasks, point))
+        curve = Curve("tiny", bench.rounds(tasks, point, dict.fromkeys(tasks, total)))
         checked = bench.checked
     return Dimension(
         key="lanes",
         title="Lanes",
         x="lanes",
         how=f"One worker, batches of up to {EACH}, {total:,} jobs each time: at any number of "
-        f"lanes batches can be full. The lanes are versions of one model: one artifact, pushed once "
-        "and registered under all of their numbers. Every version is loaded beforehand. The "
+        "lanes batches can be full. The lanes are versions of one model: one artifact, pushed "
+        "once and registered under all of their numbers. Every version is loaded beforehand. The "
         "producer submits the jobs lane after lane, then collects all results.",
-        latency="of a job at half of that throughput, from when it was due: each 5 ms some jobs "
-        "for the next lane",
+        latency="of one job at a time, each to the next lane, from submit to result",
         curves=[curve],
         checked=checked,
     )

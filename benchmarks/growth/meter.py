@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,31 +36,49 @@ class Reading:
 
 
 class Meter:
-    """Reads what processes spend; where there is no ``/proc`` their CPU time is not known.
+    """Reads what processes spend; where there is no ``/proc`` the CPU time of workers is not known.
 
     Args:
         client: of the Redis.
         namespace: prefix of its keys.
-        pids: the processes, by role: ``redis``, ``worker``.
+        workers: process ids of the workers.
     """
 
-    def __init__(
-        self, client: redis.Redis, namespace: str, pids: Mapping[str, Sequence[int]]
-    ) -> None:
-        self._client, self._namespace, self._pids = client, namespace, pids
+    def __init__(self, client: redis.Redis, namespace: str, workers: Sequence[int]) -> None:
+        self._client, self._namespace, self._workers = client, namespace, workers
 
     def read(self) -> Reading:
         """What was spent until now."""
         lanes = lane_statuses(self._client, self._namespace)
-        stats: Any = self._client.info("commandstats")
-        scripts: Any = stats.get(_SCRIPT, {"usec": 0, "calls": 0})
+        script_us, calls = scripts(self._client)
         return Reading(
-            {role: sum(map(cpu_s, pids)) for role, pids in self._pids.items()},
-            float(scripts["usec"]),
-            int(scripts["calls"]),
+            {"redis": redis_cpu_s(self._client), "worker": sum(map(cpu_s, self._workers))},
+            script_us,
+            calls,
             sum(lane.batches for lane in lanes),
             sum(lane.succeeded for lane in lanes),
         )
+
+
+def scripts(client: redis.Redis) -> tuple[float, int]:
+    """Microseconds of Redis inside scripts so far, and calls of them.
+
+    Args:
+        client: of the Redis.
+    """
+    stats: Any = client.info("commandstats")
+    found: Any = stats.get(_SCRIPT, {"usec": 0, "calls": 0})
+    return float(found["usec"]), int(found["calls"])
+
+
+def redis_cpu_s(client: redis.Redis) -> float:
+    """Seconds of CPU, user and system, that a Redis has used.
+
+    Args:
+        client: of it.
+    """
+    used: Any = client.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
 def spent(before: Reading, after: Reading) -> dict[str, float]:

@@ -29,7 +29,8 @@ def measure(pace: Pace) -> Dimension:
         pace: how much is measured.
     """
     with Bench(pace) as bench:
-        bench.work()
+        bench.start()
+        bench.serve()
         tasks = {size: _task(bench, size) for size in pace.some(SIZES)}
 
         def point(_: int, task: Task, count: int) -> Sample:

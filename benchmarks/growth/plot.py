@@ -89,7 +89,8 @@ def _latency(axes: Axes, dimension: Dimension) -> None:
             width = 1.5 if size else 1.0
             axes.plot(xs, ys, sign, linestyle=line, color=colour, markersize=size, linewidth=width)
     names = ("p50_ms", "p99_ms")
-    _up(axes, [v for c in dimension.curves for p in c.points for n in names for v in p.all(n)])
+    medians = (p.median(name) for c in dimension.curves for p in c.points for name in names)
+    _up(axes, [median for median in medians if median is not None])
     axes.set_ylabel("ms: p50, dashed p99", color=_INK)
     _frame(axes)
 

@@ -67,6 +67,18 @@ def load(file: Path = FILE) -> Report:
     return Report(found["machine"], found["versions"], dimensions)
 
 
+def joined(old: Report, new: Report) -> Report:
+    """A report with some dimensions measured anew.
+
+    Args:
+        old: has all of them.
+        new: replaces what it has.
+    """
+    anew = {dimension.key: dimension for dimension in new.dimensions}
+    dimensions = [anew.get(dimension.key, dimension) for dimension in old.dimensions]
+    return Report(new.machine, new.versions, dimensions)
+
+
 def _bare(dimension: dict[str, Any]) -> dict[str, Any]:
     """Without the medians, which follow from the samples."""
     for curve in dimension["curves"]:
