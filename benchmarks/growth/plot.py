@@ -24,7 +24,7 @@ _SIGNS = ("o", "s", "^", "D")
 _INK, _FAINT, _GRID = "#333333", "#888888", "#dddddd"
 _COLUMNS, _DPI, _SHADES = 3, 110, 128
 #: Up to so many times its first value an axis is linear.
-_LOG_FROM = 20.0
+_LOG_FROM = 8.0
 
 
 def draw(dimensions: Sequence[Dimension], file: Path) -> None:
