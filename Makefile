@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test unit lint fmt types contracts bench bench-quick minilm models adaptive faults deliveries rollout settings constraints wheel clean
+.PHONY: help install demo up test unit lint fmt types contracts bench bench-quick growth minilm models adaptive faults deliveries rollout settings constraints wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: install ## measure against raw torch, Celery, celery-batches, mosec and L
 
 bench-quick: install ## the same in short; only prints (3 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m suite --quick
+
+growth: install ## measure curves over batch size, depth, producers, workers, lanes, payload (8 minutes)
+	@PYTHONPATH=benchmarks $(BIN)/python -m growth
 
 faults: install ## kill, freeze, cut off and poison real processes, and count the jobs (10 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m faults

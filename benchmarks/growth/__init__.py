@@ -1,0 +1,1 @@
+"""How throughput and latency grow with batches, depth, producers, workers, lanes and payload."""
