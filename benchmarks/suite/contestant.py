@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from suite.truth import Truth
 
 #: Rows with which a contestant is woken up, and the least that is measured.
 _WAKE, _LEAST = 8, 16
+#: Seconds that drivers have to prepare their rows and connections.
+_PREPARED_S = 0.3
 #: So many times as many rows at most in the next try to find out how many fill the time.
 _GROWTH = 30
 
@@ -58,8 +61,9 @@ class Contestant:
             WrongAnswer: an answer is wrong.
         """
         share = max(1, count // len(self.drivers))
+        at = time.monotonic() + _PREPARED_S  # else the first would be done before the last begins
         for driver in self.drivers:
-            driver.begin(model, share)
+            driver.begin(model, share, at=at)
         told = [driver.end() for driver in self.drivers]
         for driver in self.drivers:
             truth.check(model, driver.answers())

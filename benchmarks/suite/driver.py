@@ -45,12 +45,13 @@ class Driver(ABC):
         Args:
             order: ``model``, ``count``; ``file`` for the answers; ``each``: whether rows go one
                 after the other, each when the one before is answered; then ``pauses_s``: idle
-                seconds before each, or ``None``.
+                seconds before each, or ``None``; ``at``: moment of ``time.monotonic`` to begin at.
         """
         model = order["model"]
         rows = self.rows(model, order["count"])
         self.ready(model)
         gc.collect()
+        time.sleep(max(0.0, order.get("at", 0.0) - time.monotonic()))
         answers, told = self._each(model, rows, order) if order["each"] else self._all(model, rows)
         np.save(order["file"], answers)
         return told
