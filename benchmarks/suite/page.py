@@ -72,7 +72,8 @@ def short(results: Results) -> str:
     rows = [(f"`{model}`", *_versus(results, model)) for model in MODELS]
     met = [each.passes for each in verdicts(results)]
     said = (
-        f"{met.count(True)} of the {len(met)} targets are met, {met.count(False)} fall short"
+        f"{met.count(True)} of the {len(met)} targets are met, "
+        f"{met.count(False)} {'falls' if met.count(False) == 1 else 'fall'} short"
         f"{f', {met.count(None)} were not measured' if None in met else ''}: "
         "[the whole table](docs/benchmarks.md)."
     )
