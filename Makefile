@@ -59,7 +59,7 @@ contracts: install ## check that imports run downwards only
 bench: install ## measure against raw torch, Celery, celery-batches, mosec and LitServe (10 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m suite
 
-bench-quick: install ## the same in short; only prints (3 minutes)
+bench-quick: install ## the same in short; only prints (5 minutes)
 	@PYTHONPATH=benchmarks $(BIN)/python -m suite --quick
 
 growth: install ## measure curves over batch size, depth, producers, workers, lanes, payload (8 minutes)
